@@ -1,0 +1,50 @@
+"""Recurrent networks with every step in view: the public surface and nothing else.
+
+Names are imported when they are first used, so that `unrolled --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "RNN": "layers",
+    "GRU": "layers",
+    "LSTM": "layers",
+    "RNNCell": "layers",
+    "GRUCell": "layers",
+    "LSTMCell": "layers",
+    "convert": "layers",
+    "record": "trace",
+    "Trace": "trace",
+    "instruments": "",
+    "tasks": "",
+    "compare": "study",
+    "Study": "study",
+    "report": "report",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from unrolled import instruments, tasks
+    from unrolled.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, convert
+    from unrolled.report import report
+    from unrolled.study import Study, compare
+    from unrolled.trace import Trace, record
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'unrolled' has no attribute {name!r}")
+    home = _HOMES[name]
+    value = getattr(import_module(f"unrolled.{home}"), name) if home else import_module(f"unrolled.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

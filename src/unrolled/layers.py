@@ -1,0 +1,367 @@
+"""The layers a user constructs: torch.nn's own classes with every step in view.
+
+Each layer is a subclass of its torch.nn class and changes only `forward`, so constructors, parameters, state_dicts,
+initialisation and moving between devices are torch's own. A call that torch.nn would refuse is handed to torch.nn,
+which refuses it in its own words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from unrolled.recurrence.cells import CELLS, Cell, States, Weights
+from unrolled.recurrence.reference import unroll
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What one call of one layer in one direction is seen to have done.
+
+    Attributes:
+        steps: name -> T tensors (B, ·), nodes of the autograd graph.
+        initial: the states before the first step taken, name -> (B, ·).
+        lengths: (B,) where the sequences are of unequal length, else None.
+        order: (B,) where row b of the user's batch stands in these tensors, None if unchanged.
+    """
+
+    steps: dict[str, list[Tensor]]
+    initial: dict[str, Tensor]
+    lengths: Tensor | None = None
+    order: Tensor | None = None
+
+
+class Observer(Protocol):
+    """Something that wants to see what layers do while it is installed with `observing`."""
+
+    def wants(self, module: nn.Module, suffix: str) -> frozenset[str]:
+        """The states and gates of this module's layer ("l0", "l1_reverse", "" for a cell) that are to be kept."""
+
+    def observe(self, module: nn.Module, suffix: str, opened: Opened) -> None:
+        """Called once a call's recurrence has been computed."""
+
+
+_observers: ContextVar[tuple[Observer, ...]] = ContextVar("unrolled_observers", default=())
+
+
+@contextmanager
+def observing(observer: Observer) -> Iterator[None]:
+    """Show `observer` every call of a layer made in this thread inside the context."""
+    token = _observers.set((*_observers.get(), observer))
+    try:
+        yield
+    finally:
+        _observers.reset(token)
+
+
+def _wanted(module: nn.Module, suffix: str) -> frozenset[str]:
+    return frozenset().union(*(observer.wants(module, suffix) for observer in _observers.get()))
+
+
+def _show(module: nn.Module, suffix: str, opened: Opened) -> None:
+    for observer in _observers.get():
+        observer.observe(module, suffix, opened)
+
+
+def cell_of(module: nn.Module) -> Cell:
+    """The row of the table of cells that a torch.nn or unrolled recurrent module computes."""
+    if isinstance(module, nn.RNNBase):
+        return CELLS[module.mode]
+    if isinstance(module, nn.RNNCell):
+        return CELLS[f"RNN_{module.nonlinearity.upper()}"]
+    return CELLS["LSTM" if isinstance(module, nn.LSTMCell) else "GRU"]
+
+
+def layer_suffixes(module: nn.Module) -> list[str]:
+    """PyTorch's own suffixes of a module's layers and directions: "l0", "l0_reverse", ...; "" for a cell."""
+    if not isinstance(module, nn.RNNBase):
+        return [""]
+    directions = ("", "_reverse") if module.bidirectional else ("",)
+    return [f"l{layer}{direction}" for layer in range(module.num_layers) for direction in directions]
+
+
+def weights_of(module: nn.Module, suffix: str = "") -> Weights:
+    """The parameters of one layer in one direction, as they are now (parametrized ones computed)."""
+    end = f"_{suffix}" if suffix else ""
+    bias = bool(module.bias)
+    return Weights(
+        getattr(module, f"weight_ih{end}"),
+        getattr(module, f"weight_hh{end}"),
+        getattr(module, f"bias_ih{end}") if bias else None,
+        getattr(module, f"bias_hh{end}") if bias else None,
+        getattr(module, f"weight_hr{end}") if getattr(module, "proj_size", 0) else None,
+    )
+
+
+def state_sizes(module: nn.Module) -> dict[str, int]:
+    """The width of each state of a recurrent module, in the table's order."""
+    hidden_size = int(module.hidden_size)  # type: ignore[arg-type]
+    output_size = int(getattr(module, "proj_size", 0)) or hidden_size
+    return {name: output_size if name == "hidden" else hidden_size for name in cell_of(module).states}
+
+
+def _like(value: object, size: tuple[int, ...], x: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.size() == size and value.dtype == x.dtype and value.device == x.device
+
+
+def _as_states(hx: Any, count: int) -> States | None:
+    if count == 1:
+        return (hx,)
+    return tuple(hx) if isinstance(hx, tuple | list) and len(hx) == count else None
+
+
+class _Layer:
+    """The forward of RNN, LSTM and GRU; what differs between them stands in the table of cells."""
+
+    def forward(self: Any, input: Tensor | PackedSequence, hx: Any = None) -> Any:
+        """As the torch.nn layer of the same name: output and final states, packed where the input is packed.
+
+        Args:
+            input: (T, B, I), (B, T, I) with batch_first, (T, I) for one sequence, or a PackedSequence.
+            hx: initial states, each (L * D, B, ·) or (L * D, ·); zero if omitted.
+
+        Raises:
+            What torch.nn raises for the same call.
+        """
+        cell, suffixes = cell_of(self), layer_suffixes(self)
+        packed = isinstance(input, PackedSequence)
+        batched = packed or input.dim() == 3
+        if packed:
+            x, batch = input.data, int(input.batch_sizes[0])
+        else:
+            x = input
+            batch = x.size(0 if self.batch_first else 1) if x.dim() == 3 else 1
+        sizes = [(len(suffixes), batch, size) if batched else (len(suffixes), size) for size in
+                 state_sizes(self).values()]
+        states = _as_states(hx, len(sizes)) if hx is not None else tuple(x.new_zeros(size) for size in sizes)
+        weight = getattr(self, "weight_ih_l0")
+        fits = (
+            x.dim() == (2 if packed or not batched else 3)
+            and x.size(-1) == self.input_size
+            and x.numel() > 0
+            and (x.dtype == weight.dtype or torch._C._is_any_autocast_enabled())
+            and x.device == weight.device
+            and states is not None
+            and all(_like(state, size, x) for state, size in zip(states, sizes, strict=True))
+        )
+        if not fits:
+            return _refused(super().forward(input, hx), self, x)  # type: ignore[misc]
+
+        lengths = order = None
+        if packed:
+            order = input.unsorted_indices
+            if hx is not None and input.sorted_indices is not None:
+                states = tuple(state.index_select(1, input.sorted_indices) for state in states)
+            # Without its indices the sequence is padded in the order in which it is packed.
+            x, lengths = pad_packed_sequence(PackedSequence(input.data, input.batch_sizes))
+            lengths = lengths.to(x.device)
+        else:
+            if not batched:
+                x, states = x.unsqueeze(1), tuple(state.unsqueeze(1) for state in states)
+            elif self.batch_first:
+                x = x.transpose(0, 1)
+
+        output, final = _run_layers(self, cell, suffixes, x, states, lengths, order)
+
+        if packed:
+            if order is not None:
+                final = tuple(state.index_select(1, order) for state in final)
+            taken = _taken(output, lengths)
+            output = PackedSequence(output[taken], input.batch_sizes, input.sorted_indices, input.unsorted_indices)
+        elif not batched:
+            output, final = output.squeeze(1), tuple(state.squeeze(1) for state in final)
+        elif self.batch_first:
+            output = output.transpose(0, 1)
+        return output, final if len(final) > 1 else final[0]
+
+
+def _refused(result: Any, module: nn.Module, x: Tensor) -> Any:
+    """Passes on torch's result for a call that torch takes although no step of it can be shown."""
+    if any(_wanted(module, suffix) for suffix in layer_suffixes(module)):
+        raise ValueError(f"record: cannot open a call of {type(module).__name__} with input of shape {tuple(x.shape)}")
+    return result
+
+
+def _taken(x: Tensor, lengths: Tensor) -> Tensor:
+    """(T, B) True at the steps inside each sequence; indexing with it gives the packed order."""
+    return torch.arange(x.size(0), device=x.device).unsqueeze(1) < lengths
+
+
+def _run_layers(
+    module: Any,
+    cell: Cell,
+    suffixes: list[str],
+    x: Tensor,
+    states: States,
+    lengths: Tensor | None,
+    order: Tensor | None,
+) -> tuple[Tensor, States]:
+    """All layers and directions over x: (T, B, I) -> output (T, B, D * P), final states each (L * D, B, ·)."""
+    directions = 2 if module.bidirectional else 1
+    finals: list[States] = []
+    for first in range(0, len(suffixes), directions):
+        outputs = []
+        for index in range(first, first + directions):
+            suffix, initial = suffixes[index], tuple(state[index] for state in states)
+            keep = _wanted(module, suffix)
+            result = unroll(
+                cell,
+                x,
+                initial,
+                weights_of(module, suffix),
+                reverse=index > first,
+                lengths=lengths,
+                keep=keep,
+            )
+            if keep:
+                _show(module, suffix, Opened(result.steps, dict(zip(cell.states, initial, strict=True)), lengths, order))
+            outputs.append(result.output)
+            finals.append(result.final)
+        x = torch.cat(outputs, dim=-1) if directions > 1 else outputs[0]
+        if module.dropout and module.training and first + directions < len(suffixes):
+            x = _dropout(x, module.dropout, lengths)
+    return x, tuple(torch.stack(state) for state in zip(*finals, strict=True))
+
+
+def _dropout(x: Tensor, probability: float, lengths: Tensor | None) -> Tensor:
+    """Dropout that draws exactly the random numbers that torch.nn draws, on packed input too."""
+    if lengths is None:
+        return F.dropout(x, probability)
+    taken = _taken(x, lengths)
+    return torch.zeros_like(x).masked_scatter(taken.unsqueeze(-1), F.dropout(x[taken], probability))
+
+
+class _SingleStep:
+    """The forward of RNNCell, LSTMCell and GRUCell."""
+
+    def forward(self: Any, input: Tensor, hx: Any = None) -> Any:
+        """As the torch.nn cell of the same name: the states after one step.
+
+        Args:
+            input: (B, I) or (I,).
+            hx: states before the step, each (B, H) or (H,); zero if omitted.
+
+        Raises:
+            What torch.nn raises for the same call.
+        """
+        cell = cell_of(self)
+        batched = input.dim() == 2
+        size = (input.size(0), self.hidden_size) if batched else (self.hidden_size,)
+        count = len(cell.states)
+        states = _as_states(hx, count) if hx is not None else (input.new_zeros(size),) * count
+        fits = (
+            input.dim() in (1, 2)
+            and input.size(-1) == self.input_size
+            and (input.dtype == self.weight_ih.dtype or torch._C._is_any_autocast_enabled())
+            and input.device == self.weight_ih.device
+            and states is not None
+            and all(_like(state, size, input) for state in states)
+        )
+        if not fits:
+            return _refused(super().forward(input, hx), self, input)  # type: ignore[misc]
+        if not batched:
+            input, states = input.unsqueeze(0), tuple(state.unsqueeze(0) for state in states)
+        weights = weights_of(self)
+        new, gates = cell.step(cell.project(input, weights), states, weights)
+        keep = _wanted(self, "")
+        if keep:
+            steps = {name: [value] for name, value in zip(cell.names, new + gates, strict=True) if name in keep}
+            _show(self, "", Opened(steps, dict(zip(cell.states, states, strict=True))))
+        if not batched:
+            new = tuple(state.squeeze(0) for state in new)
+        return new if count > 1 else new[0]
+
+
+class RNN(_Layer, nn.RNN):
+    """torch.nn.RNN with every step in view; same arguments, parameters, outputs and errors."""
+
+
+class GRU(_Layer, nn.GRU):
+    """torch.nn.GRU with every step in view; same arguments, parameters, outputs and errors."""
+
+
+class LSTM(_Layer, nn.LSTM):
+    """torch.nn.LSTM with every step in view; same arguments, parameters, outputs and errors."""
+
+
+class RNNCell(_SingleStep, nn.RNNCell):
+    """torch.nn.RNNCell with its step in view; same arguments, parameters, outputs and errors."""
+
+
+class GRUCell(_SingleStep, nn.GRUCell):
+    """torch.nn.GRUCell with its step in view; same arguments, parameters, outputs and errors."""
+
+
+class LSTMCell(_SingleStep, nn.LSTMCell):
+    """torch.nn.LSTMCell with its step in view; same arguments, parameters, outputs and errors."""
+
+
+_COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.RNN: RNN,
+    nn.GRU: GRU,
+    nn.LSTM: LSTM,
+    nn.RNNCell: RNNCell,
+    nn.GRUCell: GRUCell,
+    nn.LSTMCell: LSTMCell,
+}
+
+
+def is_recurrent(module: nn.Module) -> bool:
+    """Whether a module is one of torch.nn's recurrent layers or cells, or a subclass of one, unrolled's included."""
+    return isinstance(module, tuple(_COUNTERPARTS))
+
+
+@lru_cache(maxsize=None)
+def counterpart(kind: type[nn.Module]) -> type[nn.Module]:
+    """The unrolled class for a recurrent class: itself if it is one already.
+
+    For a subclass of a torch.nn class it is a class that stands on both, so that `super().forward` inside the
+    subclass reaches the unrolled layer.
+    """
+    if issubclass(kind, _Layer | _SingleStep):
+        return kind
+    if kind in _COUNTERPARTS:
+        return _COUNTERPARTS[kind]
+    ours = next(ours for theirs, ours in _COUNTERPARTS.items() if issubclass(kind, theirs))
+
+    def reduce(self: Any, protocol: Any) -> tuple[Callable[..., Any], tuple[Any], Any]:
+        state = self.__getstate__() if hasattr(kind, "__getstate__") else self.__dict__
+        return _rebuild, (kind,), state
+
+    return type(kind.__name__, (kind, ours), {"__module__": kind.__module__, "__reduce_ex__": reduce})
+
+
+def _rebuild(kind: type[nn.Module]) -> nn.Module:
+    made = counterpart(kind)
+    return made.__new__(made)
+
+
+def convert(model: Model) -> Model:
+    """Turn every torch.nn recurrent layer and cell in `model` into its unrolled counterpart, in place.
+
+    The modules stay the same objects with the very same parameters, so optimizers, tied weights, hooks and
+    references to a layer stay valid; only their class changes. Subclasses of torch.nn's layers are converted too.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        TypeError: `model` is not a torch.nn.Module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert: model must be a torch.nn.Module, given {type(model).__name__}")
+    for module in model.modules():
+        if is_recurrent(module):
+            module.__class__ = counterpart(type(module))
+    return model

@@ -1,0 +1,1 @@
+"""One layer, one direction, over time: the only place where steps are taken."""

@@ -1,0 +1,75 @@
+"""The reference recurrence: plain PyTorch, one step after another. It is the definition of correct.
+
+Any dtype, any device, any derivative. Everything faster is tested against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unrolled.recurrence.cells import Cell, States, Weights
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """One layer in one direction over a sequence.
+
+    Attributes:
+        output: (T, B, P) hidden states; zero after a sequence's end.
+        final: the states after the last step taken, each (B, ·).
+        steps: what was asked to be kept, name -> T tensors (B, ·) in the order of time. They are the very nodes of
+            the autograd graph that later steps and the output were computed from. After a sequence's end they hold
+            values that nothing depends on.
+    """
+
+    output: Tensor
+    final: States
+    steps: dict[str, list[Tensor]]
+
+
+def unroll(
+    cell: Cell,
+    x: Tensor,
+    initial: States,
+    weights: Weights,
+    *,
+    reverse: bool = False,
+    lengths: Tensor | None = None,
+    keep: Collection[str] = (),
+) -> Unrolled:
+    """Take `cell` over a sequence.
+
+    Args:
+        cell: a row of the table of cells.
+        x: (T, B, I), T at least 1.
+        initial: the states before the first step, each (B, ·).
+        weights: the layer's parameters.
+        reverse: go from the last step to the first.
+        lengths: (B,) number of steps of each sequence; all T if omitted. A state does not change at steps beyond it.
+        keep: names of states and gates to keep.
+    """
+    gates_x = cell.project(x, weights).unbind(0)  # T of (B, G * H)
+    steps: dict[str, list[Tensor]] = {name: [] for name in keep}
+    outputs: list[Tensor] = []
+    states = initial
+    for t in reversed(range(len(gates_x))) if reverse else range(len(gates_x)):
+        new, gates = cell.step(gates_x[t], states, weights)
+        if lengths is None:
+            states, hidden = new, new[0]
+        else:
+            taken = (t < lengths).unsqueeze(1)  # (B, 1)
+            states = tuple(torch.where(taken, after, before) for after, before in zip(new, states, strict=True))
+            hidden = new[0].masked_fill(~taken, 0)
+        outputs.append(hidden)
+        for name, value in zip(cell.names, new + gates, strict=True):
+            if name in steps:
+                steps[name].append(value)
+    if reverse:
+        outputs.reverse()
+        for values in steps.values():
+            values.reverse()
+    return Unrolled(torch.stack(outputs), states, steps)

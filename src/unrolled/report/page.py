@@ -1,0 +1,153 @@
+"""The whole page: what its template is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from unrolled.report import wording
+from unrolled.report.colours import PALETTES
+from unrolled.report.embedding import bokeh_script, item, script_json
+from unrolled.report.excerpt import Excerpt
+from unrolled.report.gauge import Gauge, gauges
+from unrolled.report.inside import excerpt_data, views
+from unrolled.report.plots import Look, left_out, looks, plot
+from unrolled.report.sources import SOURCES
+from unrolled.verdicts import Claim, Finding, Panel
+
+QUESTION = "How do the cell state and the hidden state differ, and what does each carry?"
+
+
+@dataclass(frozen=True)
+class ShownFinding:
+    """A finding as a table row."""
+
+    finding: Finding
+    badge: wording.Badge
+    figure: str
+    seeds: str
+    threshold: str
+    gauge: Gauge
+
+
+@dataclass(frozen=True)
+class ShownSetting:
+    """One setting of a claim in the table of verdicts: its verdict and the finding that settles it."""
+
+    name: str
+    badge: wording.Badge
+    finding: Finding
+    figure: str
+    seeds: str
+
+
+@dataclass(frozen=True)
+class ShownPanel:
+    """A panel with its legend; the plot itself is among the page's models, under the same name."""
+
+    name: str
+    panel: Panel
+    legend: list[tuple[int, str, Look]]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class ShownClaim:
+    """A claim as a section."""
+
+    anchor: str
+    claim: Claim
+    badge: wording.Badge
+    settings: list[ShownSetting]
+    findings: list[ShownFinding]
+    panels: list[ShownPanel]
+
+
+def render(
+    *,
+    title: str,
+    answer: str,
+    claims: Sequence[Claim],
+    table: Sequence[Mapping[str, str]],
+    excerpts: Sequence[Excerpt],
+    setup: Sequence[str],
+) -> str:
+    """The page as HTML; the arguments are those of `write_page`."""
+    shown = [shown_claim(claim, f"claim-{index}") for index, claim in enumerate(claims, 1)]
+    models: dict[str, Any] = {
+        panel.name: item(plot(panel.panel, panel.name)) for claim in shown for panel in claim.panels
+    }
+    inside = None
+    if excerpts:
+        inside = {"excerpts": [excerpt_data(e) for e in excerpts], "palettes": PALETTES}
+        models["inside"] = item(views())
+    columns = list(dict.fromkeys(column for row in table for column in row))
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(resource("page.jinja"))
+    return template.render(
+        title=title,
+        question=QUESTION,
+        answer=answer,
+        claims=shown,
+        columns=columns,
+        table=table,
+        excerpts=excerpts,
+        setup=setup,
+        sources=SOURCES,
+        style=Markup(resource("style.css")),
+        bokeh=bokeh_script() if models else Markup(""),
+        models=script_json(models),
+        inside=script_json(inside),
+        scripts=[Markup(resource("plots.js")), Markup(resource("inside.js"))],
+    )
+
+
+def shown_claim(claim: Claim, anchor: str) -> ShownClaim:
+    """A claim with everything the template shows of it."""
+    return ShownClaim(
+        anchor=anchor,
+        claim=claim,
+        badge=wording.badge(claim),
+        settings=[shown_setting(claim, setting) for setting in claim.settings],
+        findings=[
+            ShownFinding(
+                finding=finding,
+                badge=wording.setting_badge(finding.verdict),
+                figure=wording.measured(finding.interval),
+                seeds=wording.seeds(finding.interval),
+                threshold=wording.number(finding.threshold),
+                gauge=gauge,
+            )
+            for finding, gauge in zip(claim.findings, gauges(claim.findings), strict=True)
+        ],
+        panels=[shown_panel(panel, f"{anchor}-panel-{index}") for index, panel in enumerate(claim.panels, 1)],
+    )
+
+
+def shown_setting(claim: Claim, setting: str) -> ShownSetting:
+    """A setting's row in the table of verdicts."""
+    finding = wording.settling(claim, setting)
+    return ShownSetting(
+        name=setting,
+        badge=wording.setting_badge(claim.settings[setting]),
+        finding=finding,
+        figure=wording.measured(finding.interval),
+        seeds=wording.seeds(finding.interval),
+    )
+
+
+def shown_panel(panel: Panel, name: str) -> ShownPanel:
+    """A panel with its legend."""
+    legend = [(i, c.label, look) for i, (c, look) in enumerate(zip(panel.curves, looks(panel.curves), strict=True))]
+    return ShownPanel(name=name, panel=panel, legend=legend, left_out=left_out(panel))
+
+
+def resource(name: str) -> str:
+    """A file that stands beside this one, as installed."""
+    return files("unrolled.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,97 @@
+"""Writing files so that a reader finds the old file or the new one whole, never half of one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from torch import Tensor
+
+
+def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
+    """Write a file by way of a temporary one beside it: `fill` is given the open file.
+
+    Raises:
+        OSError: the folder cannot be made or written; the message names the path.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file in UTF-8."""
+    return write(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> Path:
+    """Write JSON; NaN and infinities are refused, since a figure that is not a number must be said so in words."""
+    return write_text(path, json.dumps(data, indent=1, allow_nan=False))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: the file is damaged or holds NaN; the message names it and what to do.
+    """
+
+    def refuse(constant: str) -> float:
+        raise ValueError(f"holds {constant}")
+
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        if not isinstance(data, dict):
+            raise ValueError("is not a JSON object")
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete {path.parent} to have it made again") from error
+    return data
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> Path:
+    """Write a state_dict as safetensors."""
+    from safetensors.torch import save
+
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    return write(path, lambda file: file.write(content))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state_dict.
+
+    Raises:
+        ValueError: the file is damaged or holds NaN; the message names it and what to do.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        weights: dict[str, Tensor] = load(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete {path.parent} to have it made again") from error
+    for name, tensor in weights.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path} holds NaN or infinity in {name!r}; delete {path.parent} to have it made again")
+    return weights
+
+
+def finite(value: float) -> float | None:
+    """A figure as JSON can hold it: None where it is not a number."""
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,330 @@
+"""record() and Trace: every state and gate of any model's recurrent layers, by name, in the autograd graph."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.layers import Opened, cell_of, counterpart, is_recurrent, layer_suffixes, observing
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of one layer: the steps of one state, and how they are laid out for the user."""
+
+    steps: tuple[Tensor, ...]  # T of (B, ·)
+    lengths: Tensor | None
+    order: Tensor | None
+
+    def lay_out(self, steps: Sequence[Tensor], dim: int) -> Tensor:
+        """Join (..., B, ·) tensors of T steps to (..., B, T, ·): zero after each end, rows in the user's order."""
+        joined = torch.stack(tuple(steps), dim=dim + 1)
+        if self.lengths is not None:
+            after = torch.arange(joined.size(dim + 1), device=joined.device) >= self.lengths.unsqueeze(1)
+            joined = joined.masked_fill(after.unsqueeze(-1), 0)
+        return joined if self.order is None else joined.index_select(dim, self.order)
+
+    @property
+    def batch(self) -> int:
+        return self.steps[0].size(0)
+
+
+class State(Tensor):
+    """A recorded state or gate: a tensor (B, T, ·) that also knows the steps it was joined from.
+
+    It is used like any tensor: a loss of it flows back into the weights. Besides, `torch.autograd.grad` takes it, or
+    a part of it got by indexing, as an input: the result is the gradient of the loss with respect to the state at each step,
+    along every path by which the loss depends on that step.
+    """
+
+    _calls: tuple[_Call, ...]
+    _index: tuple[Any, ...]
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.autograd.grad:
+            return _grad(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+            if func is Tensor.__getitem__ and isinstance(args[0], State):
+                return _as_state(result, args[0]._calls, (*args[0]._index, args[1]))
+        return result
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.as_subclass(Tensor).detach().clone()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.as_subclass(Tensor).detach().__reduce_ex__(protocol)
+
+
+def _as_state(value: Tensor, calls: tuple[_Call, ...], index: tuple[Any, ...]) -> State:
+    state = value.as_subclass(State)
+    state._calls, state._index = calls, index
+    return state
+
+
+def _grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    only_inputs: bool = True,
+    allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """torch.autograd.grad in which a recorded State stands for the steps it was joined from."""
+    wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    flat: list[Tensor] = []
+    for tensor in wanted:
+        flat.extend(step for call in tensor._calls for step in call.steps) if isinstance(tensor, State) else flat.append(tensor)
+    with torch._C.DisableTorchFunctionSubclass():
+        found = iter(
+            torch.autograd.grad(
+                outputs,
+                flat,
+                grad_outputs,
+                retain_graph=retain_graph,
+                create_graph=create_graph,
+                allow_unused=True,
+                is_grads_batched=is_grads_batched,
+            )
+        )
+        dim = 1 if is_grads_batched else 0
+        batches = () if not is_grads_batched else (_first(grad_outputs).size(0),)
+        result: list[Tensor | None] = []
+        for tensor in wanted:
+            if not isinstance(tensor, State):
+                gradient = next(found)
+                used = gradient is not None
+                if not used and materialize_grads:
+                    gradient = tensor.new_zeros((*batches, *tensor.shape))
+            else:
+                per_call = [[next(found) for _ in call.steps] for call in tensor._calls]
+                used = any(g is not None for gradients in per_call for g in gradients)
+                gradient = None
+                if used or materialize_grads:
+                    # A step on which the loss does not depend, such as one after it, has gradient zero.
+                    joined = torch.cat(
+                        [
+                            call.lay_out(
+                                [
+                                    step.new_zeros((*batches, *step.shape)) if g is None else g
+                                    for g, step in zip(gradients, call.steps, strict=True)
+                                ],
+                                dim,
+                            )
+                            for gradients, call in zip(per_call, tensor._calls, strict=True)
+                        ],
+                        dim=dim + 1,
+                    )
+                    gradient = torch.stack([_indexed(g, tensor._index) for g in joined]) if batches else _indexed(joined, tensor._index)
+            if not used and not allow_unused and not materialize_grads:
+                raise RuntimeError(
+                    "One of the differentiated Tensors appears to not have been used in the graph. "
+                    "Set allow_unused=True if this is the desired behavior."
+                )
+            result.append(gradient)
+    return tuple(result)
+
+
+def _first(grad_outputs: Any) -> Tensor:
+    return grad_outputs if isinstance(grad_outputs, Tensor) else next(g for g in grad_outputs if g is not None)
+
+
+def _indexed(tensor: Tensor, index: tuple[Any, ...]) -> Tensor:
+    for part in index:
+        tensor = tensor[part]
+    return tensor
+
+
+class Trace(Mapping[str, Tensor]):
+    """What a model's recurrent layers did: name -> tensor (B, T, ·), batch first.
+
+    A name is the module's path, PyTorch's layer suffix and the state or gate: "encoder.lstm.l0.cell",
+    "encoder.lstm.l1_reverse.forget_gate", "decoder.hidden" for an LSTMCell; for a bare layer "l0.cell". Layers that
+    were called several times have their calls joined along time, in the order of the calls. Sequences of unequal
+    length are zero after their end.
+    """
+
+    def __init__(self, possible: Sequence[str], *, detach: bool) -> None:
+        self._possible = tuple(possible)
+        self._detach = detach
+        self._calls: dict[str, list[_Call]] = {}
+        self._joined: dict[str, tuple[int, Tensor]] = {}
+        self._initial: dict[str, Tensor] = {}
+
+    def _add(self, prefix: str, opened: Opened, names: frozenset[str]) -> None:
+        for name in names:
+            steps = tuple(opened.steps[name])
+            if self._detach:
+                steps = tuple(step.detach() for step in steps)
+            self._calls.setdefault(prefix + name, []).append(_Call(steps, opened.lengths, opened.order))
+        for name, value in opened.initial.items():
+            if self._detach:
+                value = value.detach()
+            self._initial.setdefault(prefix + name, value if opened.order is None else value[opened.order])
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._calls:
+            if name in self._possible:
+                raise KeyError(f"{name!r} was not recorded: its layer was not called in the context of record()")
+            raise KeyError(f"{name!r} is not in this trace; it has {', '.join(self._possible) or 'nothing'}")
+        calls = tuple(self._calls[name])
+        known, joined = self._joined.get(name, (0, None))
+        if joined is None or known != len(calls):
+            sizes = sorted({call.batch for call in calls})
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"trace {name!r}: its layer was called with batches of {' and of '.join(map(str, sizes))}, which cannot be "
+                    "joined along time; record each call in a context of its own"
+                )
+            joined = torch.cat([call.lay_out(call.steps, 0) for call in calls], dim=1)
+            if not self._detach:
+                joined = _as_state(joined, calls, ())
+            self._joined[name] = (len(calls), joined)
+        return joined
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._possible if name in self._calls)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @property
+    def initial(self) -> Mapping[str, Tensor]:
+        """The states before the first step of the first call: name -> (B, ·)."""
+        return dict(self._initial)
+
+    def lengths(self, name: str) -> Tensor | None:
+        """(B,) the steps taken by each sequence where they are of unequal length, else None."""
+        self[name]
+        calls = self._calls[name]
+        if all(call.lengths is None for call in calls):
+            return None
+        total = torch.zeros(calls[0].batch, dtype=torch.int64)
+        for call in calls:
+            taken = torch.full_like(total, len(call.steps)) if call.lengths is None else call.lengths.cpu()
+            total += taken if call.order is None else taken[call.order.cpu()]
+        return total
+
+    def __repr__(self) -> str:
+        rows = [f"  {name}: {tuple(tensor.shape)}" for name, tensor in self.items()]
+        return "Trace of " + (f"{len(rows)} sequences\n" + "\n".join(rows) if rows else "nothing yet")
+
+
+class _Recorder:
+    """The observer behind one record() context."""
+
+    def __init__(self, prefixes: dict[int, str], trace: Trace, names: Mapping[tuple[int, str], frozenset[str]]) -> None:
+        self._prefixes = prefixes
+        self._trace = trace
+        self._names = names
+
+    def wants(self, module: nn.Module, suffix: str) -> frozenset[str]:
+        return self._names.get((id(module), suffix), frozenset())
+
+    def observe(self, module: nn.Module, suffix: str, opened: Opened) -> None:
+        names = self.wants(module, suffix)
+        if names:
+            self._trace._add(_joined(self._prefixes[id(module)], suffix, ""), opened, names)
+
+
+def _joined(*parts: str) -> str:
+    """Parts of a name joined with dots; a last empty part leaves the dot at the end."""
+    return ".".join(part for part in parts[:-1] if part) + ("." if any(parts[:-1]) else "") + parts[-1]
+
+
+# Modules whose class is changed at the moment: how many contexts hold it so, and the class to go back to.
+_opened: dict[int, tuple[int, type[nn.Module]]] = {}
+_opened_lock = threading.Lock()
+
+
+@contextmanager
+def _classes_opened(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """torch.nn layers take their steps in view inside the context; several contexts and threads may hold one model."""
+    changed: list[nn.Module] = []
+    try:
+        with _opened_lock:
+            for module in modules:
+                count, original = _opened.get(id(module), (0, type(module)))
+                if counterpart(original) is not original:
+                    module.__class__ = counterpart(original)
+                    _opened[id(module)] = (count + 1, original)
+                    changed.append(module)
+        yield
+    finally:
+        with _opened_lock:
+            for module in changed:
+                count, original = _opened.pop(id(module))
+                if count > 1:
+                    _opened[id(module)] = (count - 1, original)
+                else:
+                    module.__class__ = original
+
+
+def recordable(model: nn.Module) -> dict[str, tuple[nn.Module, str, str]]:
+    """Everything record() can see of a model: name -> (module, layer suffix, state or gate)."""
+    found: dict[str, tuple[nn.Module, str, str]] = {}
+    for path, module in model.named_modules():
+        if is_recurrent(module):
+            for suffix in layer_suffixes(module):
+                for name in cell_of(module).names:
+                    found[_joined(path, suffix, name)] = (module, suffix, name)
+    return found
+
+
+@contextmanager
+def record(model: nn.Module, *, names: str | Sequence[str] = "*", detach: bool = False) -> Iterator[Trace]:
+    """Record what the recurrent layers of `model` do inside the context.
+
+    Args:
+        model: any module that holds torch.nn or unrolled recurrent layers or cells; a bare layer too.
+        names: which states and gates, as patterns in which * stands for anything; everything by default.
+        detach: keep values only, outside the autograd graph.
+
+    Yields:
+        The Trace, which fills as the model is called and stays usable after the context.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: `model` has no recurrent layer, or a pattern matches nothing in it.
+
+    >>> import torch, unrolled
+    >>> model = torch.nn.LSTM(3, 4, batch_first=True)
+    >>> with unrolled.record(model, names="*.cell") as trace:
+    ...     output, _ = model(torch.zeros(2, 5, 3))
+    >>> trace["l0.cell"].shape
+    torch.Size([2, 5, 4])
+    >>> (gradient,) = torch.autograd.grad(output[:, -1].sum(), trace["l0.cell"])
+    >>> gradient.shape
+    torch.Size([2, 5, 4])
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"record: model must be a torch.nn.Module, given {type(model).__name__}")
+    possible = recordable(model)
+    if not possible:
+        raise ValueError(f"record: model {type(model).__name__} has no recurrent layer (RNN, GRU, LSTM or a cell of one)")
+    patterns = [names] if isinstance(names, str) else list(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in possible):
+            raise ValueError(f"record: names={pattern!r} matches nothing in the model; it has {', '.join(possible)}")
+    chosen = {name: at for name, at in possible.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    wanted: dict[tuple[int, str], frozenset[str]] = {}
+    for module, suffix, name in chosen.values():
+        wanted[id(module), suffix] = wanted.get((id(module), suffix), frozenset()) | {name}
+    modules = list({id(module): module for module, _, _ in chosen.values()}.values())
+    prefixes = {id(module): path for path, module in model.named_modules()}
+    trace = Trace(tuple(chosen), detach=detach)
+    with _classes_opened(modules), observing(_Recorder(prefixes, trace, wanted)):
+        yield trace
