@@ -24,7 +24,7 @@ _HOMES = {
     "tasks": "",
     "compare": "study",
     "Study": "study",
-    "report": "report",
+    "report": "page",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -32,7 +32,7 @@ __all__ = ["__version__", *_HOMES]
 if TYPE_CHECKING:
     from unrolled import instruments, tasks
     from unrolled.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, convert
-    from unrolled.report import report
+    from unrolled.page import report
     from unrolled.study import Study, compare
     from unrolled.trace import Trace, record
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from unrolled.recurrence.cells import CELLS, Cell, States, Weights
@@ -134,55 +134,38 @@ class _Layer:
         Raises:
             What torch.nn raises for the same call.
         """
-        cell, suffixes = cell_of(self), layer_suffixes(self)
-        packed = isinstance(input, PackedSequence)
-        batched = packed or input.dim() == 3
-        if packed:
-            x, batch = input.data, int(input.batch_sizes[0])
+        batch: tuple[int, ...]
+        output: Any
+        if isinstance(input, PackedSequence):
+            x, rank, batch = input.data, 2, (int(input.batch_sizes[0]),)
         else:
-            x = input
-            batch = x.size(0 if self.batch_first else 1) if x.dim() == 3 else 1
-        sizes = [(len(suffixes), batch, size) if batched else (len(suffixes), size) for size in
-                 state_sizes(self).values()]
+            x, rank = input, 3 if input.dim() == 3 else 2
+            batch = (x.size(0 if self.batch_first else 1),) if rank == 3 else ()
+        suffixes = layer_suffixes(self)
+        weights = [weights_of(self, suffix) for suffix in suffixes]
+        sizes = [(len(suffixes), *batch, size) for size in state_sizes(self).values()]
         states = _as_states(hx, len(sizes)) if hx is not None else tuple(x.new_zeros(size) for size in sizes)
-        weight = getattr(self, "weight_ih_l0")
-        fits = (
-            x.dim() == (2 if packed or not batched else 3)
+        if states is None or not (
+            x.dim() == rank
             and x.size(-1) == self.input_size
             and x.numel() > 0
-            and (x.dtype == weight.dtype or torch._C._is_any_autocast_enabled())
-            and x.device == weight.device
-            and states is not None
+            and (x.dtype == weights[0].ih.dtype or torch._C._is_any_autocast_enabled())
+            and x.device == weights[0].ih.device
             and all(_like(state, size, x) for state, size in zip(states, sizes, strict=True))
-        )
-        if not fits:
+        ):
             return _refused(super().forward(input, hx), self, x)  # type: ignore[misc]
 
-        lengths = order = None
-        if packed:
-            order = input.unsorted_indices
-            if hx is not None and input.sorted_indices is not None:
-                states = tuple(state.index_select(1, input.sorted_indices) for state in states)
-            # Without its indices the sequence is padded in the order in which it is packed.
-            x, lengths = pad_packed_sequence(PackedSequence(input.data, input.batch_sizes))
-            lengths = lengths.to(x.device)
-        else:
-            if not batched:
-                x, states = x.unsqueeze(1), tuple(state.unsqueeze(1) for state in states)
-            elif self.batch_first:
-                x = x.transpose(0, 1)
-
-        output, final = _run_layers(self, cell, suffixes, x, states, lengths, order)
-
-        if packed:
-            if order is not None:
-                final = tuple(state.index_select(1, order) for state in final)
-            taken = _taken(output, lengths)
-            output = PackedSequence(output[taken], input.batch_sizes, input.sorted_indices, input.unsorted_indices)
-        elif not batched:
+        if isinstance(input, PackedSequence):
+            output, final = _run_packed(self, weights, input, states, in_users_order=hx is not None)
+        elif rank == 2:
+            states = tuple(state.unsqueeze(1) for state in states)
+            output, final = _run_layers(self, weights, x.unsqueeze(1), states)
             output, final = output.squeeze(1), tuple(state.squeeze(1) for state in final)
         elif self.batch_first:
+            output, final = _run_layers(self, weights, x.transpose(0, 1), states)
             output = output.transpose(0, 1)
+        else:
+            output, final = _run_layers(self, weights, x, states)
         return output, final if len(final) > 1 else final[0]
 
 
@@ -198,16 +181,32 @@ def _taken(x: Tensor, lengths: Tensor) -> Tensor:
     return torch.arange(x.size(0), device=x.device).unsqueeze(1) < lengths
 
 
+def _run_packed(
+    module: Any, weights: list[Weights], packed: PackedSequence, states: States, *, in_users_order: bool
+) -> tuple[PackedSequence, States]:
+    """All layers and directions over a PackedSequence; the final states are in the user's order."""
+    if in_users_order and packed.sorted_indices is not None:
+        states = tuple(state.index_select(1, packed.sorted_indices) for state in states)
+    # Without its indices the sequence is padded in the order in which it is packed.
+    x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))
+    lengths = lengths.to(x.device)
+    output, final = _run_layers(module, weights, x, states, lengths, packed.unsorted_indices)
+    if packed.unsorted_indices is not None:
+        final = tuple(state.index_select(1, packed.unsorted_indices) for state in final)
+    data = output[_taken(output, lengths)]
+    return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), final
+
+
 def _run_layers(
     module: Any,
-    cell: Cell,
-    suffixes: list[str],
+    weights: list[Weights],
     x: Tensor,
     states: States,
-    lengths: Tensor | None,
-    order: Tensor | None,
+    lengths: Tensor | None = None,
+    order: Tensor | None = None,
 ) -> tuple[Tensor, States]:
     """All layers and directions over x: (T, B, I) -> output (T, B, D * P), final states each (L * D, B, ·)."""
+    cell, suffixes = cell_of(module), layer_suffixes(module)
     directions = 2 if module.bidirectional else 1
     finals: list[States] = []
     for first in range(0, len(suffixes), directions):
@@ -215,17 +214,10 @@ def _run_layers(
         for index in range(first, first + directions):
             suffix, initial = suffixes[index], tuple(state[index] for state in states)
             keep = _wanted(module, suffix)
-            result = unroll(
-                cell,
-                x,
-                initial,
-                weights_of(module, suffix),
-                reverse=index > first,
-                lengths=lengths,
-                keep=keep,
-            )
+            result = unroll(cell, x, initial, weights[index], reverse=index > first, lengths=lengths, keep=keep)
             if keep:
-                _show(module, suffix, Opened(result.steps, dict(zip(cell.states, initial, strict=True)), lengths, order))
+                before = dict(zip(cell.states, initial, strict=True))
+                _show(module, suffix, Opened(result.steps, before, lengths, order))
             outputs.append(result.output)
             finals.append(result.final)
         x = torch.cat(outputs, dim=-1) if directions > 1 else outputs[0]
@@ -260,19 +252,17 @@ class _SingleStep:
         size = (input.size(0), self.hidden_size) if batched else (self.hidden_size,)
         count = len(cell.states)
         states = _as_states(hx, count) if hx is not None else (input.new_zeros(size),) * count
-        fits = (
+        weights = weights_of(self)
+        if states is None or not (
             input.dim() in (1, 2)
             and input.size(-1) == self.input_size
-            and (input.dtype == self.weight_ih.dtype or torch._C._is_any_autocast_enabled())
-            and input.device == self.weight_ih.device
-            and states is not None
+            and (input.dtype == weights.ih.dtype or torch._C._is_any_autocast_enabled())
+            and input.device == weights.ih.device
             and all(_like(state, size, input) for state in states)
-        )
-        if not fits:
+        ):
             return _refused(super().forward(input, hx), self, input)  # type: ignore[misc]
         if not batched:
             input, states = input.unsqueeze(0), tuple(state.unsqueeze(0) for state in states)
-        weights = weights_of(self)
         new, gates = cell.step(cell.project(input, weights), states, weights)
         keep = _wanted(self, "")
         if keep:
@@ -322,7 +312,10 @@ def is_recurrent(module: nn.Module) -> bool:
     return isinstance(module, tuple(_COUNTERPARTS))
 
 
-@lru_cache(maxsize=None)
+# The classes made by `counterpart`, each once, so that equal classes stay equal.
+_made: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def counterpart(kind: type[nn.Module]) -> type[nn.Module]:
     """The unrolled class for a recurrent class: itself if it is one already.
 
@@ -333,13 +326,29 @@ def counterpart(kind: type[nn.Module]) -> type[nn.Module]:
         return kind
     if kind in _COUNTERPARTS:
         return _COUNTERPARTS[kind]
+    if kind not in _made:
+        _made.setdefault(kind, _reparametrized(kind) if _is_parametrized(kind) else _standing_on_both(kind))
+    return _made[kind]
+
+
+def _standing_on_both(kind: type[nn.Module]) -> type[nn.Module]:
     ours = next(ours for theirs, ours in _COUNTERPARTS.items() if issubclass(kind, theirs))
 
     def reduce(self: Any, protocol: Any) -> tuple[Callable[..., Any], tuple[Any], Any]:
-        state = self.__getstate__() if hasattr(kind, "__getstate__") else self.__dict__
-        return _rebuild, (kind,), state
+        return _rebuild, (kind,), self.__getstate__()
 
     return type(kind.__name__, (kind, ours), {"__module__": kind.__module__, "__reduce_ex__": reduce})
+
+
+def _is_parametrized(kind: type[nn.Module]) -> bool:
+    """Whether torch.nn.utils.parametrize made this class, to hold the parametrized weights as properties."""
+    return getattr(vars(kind).get("__getstate__"), "__module__", None) == parametrize.__name__
+
+
+def _reparametrized(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class that torch would have made on the unrolled layer; only from such a one can it remove a weight again."""
+    members = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type(kind.__name__, (counterpart(kind.__bases__[0]),), members)
 
 
 def _rebuild(kind: type[nn.Module]) -> nn.Module:

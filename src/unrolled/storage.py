@@ -8,9 +8,10 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
@@ -26,19 +27,27 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)
+                # A temporary file is its owner's alone; what is written here is there to be passed on.
+                os.chmod(file.name, 0o666 & ~_umask())
                 os.replace(file.name, path)
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+        raise type(error)(error.errno, f"cannot write {path}: {error.strerror or error}; choose another folder") from None
     return path
+
+
+def _umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def write_text(path: Path, text: str) -> Path:
     """Write a text file in UTF-8."""
-    return write(path, lambda file: file.write(text.encode()))
+    # A lone surrogate in recorded text must not cost the reader the file.
+    return write(path, lambda file: file.write(text.encode(errors="replace")))
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> Path:

@@ -40,8 +40,8 @@ class State(Tensor):
     """A recorded state or gate: a tensor (B, T, ·) that also knows the steps it was joined from.
 
     It is used like any tensor: a loss of it flows back into the weights. Besides, `torch.autograd.grad` takes it, or
-    a part of it got by indexing, as an input: the result is the gradient of the loss with respect to the state at each step,
-    along every path by which the loss depends on that step.
+    a part of it got by indexing, as an input: the result is the gradient of the loss with respect to the state at
+    each step, along every path by which the loss depends on that step.
     """
 
     _calls: tuple[_Call, ...]
@@ -63,7 +63,8 @@ class State(Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            return self.as_subclass(Tensor).detach().__reduce_ex__(protocol)
+            plain: Any = self.as_subclass(Tensor).detach()
+            return plain.__reduce_ex__(protocol)
 
 
 def _as_state(value: Tensor, calls: tuple[_Call, ...], index: tuple[Any, ...]) -> State:
@@ -84,15 +85,14 @@ def _grad(
     materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """torch.autograd.grad in which a recorded State stands for the steps it was joined from."""
-    wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    flat: list[Tensor] = []
-    for tensor in wanted:
-        flat.extend(step for call in tensor._calls for step in call.steps) if isinstance(tensor, State) else flat.append(tensor)
+    if materialize_grads and allow_unused is False:
+        raise ValueError("Expected allow_unused to be True or not passed when materialize_grads=True, but got: False.")
+    sources = [_sources(tensor) for tensor in inputs]
     with torch._C.DisableTorchFunctionSubclass():
         found = iter(
             torch.autograd.grad(
                 outputs,
-                flat,
+                [source for group in sources for source in group],
                 grad_outputs,
                 retain_graph=retain_graph,
                 create_graph=create_graph,
@@ -100,42 +100,41 @@ def _grad(
                 is_grads_batched=is_grads_batched,
             )
         )
-        dim = 1 if is_grads_batched else 0
-        batches = () if not is_grads_batched else (_first(grad_outputs).size(0),)
+        batches = (_first(grad_outputs).size(0),) if is_grads_batched else ()
         result: list[Tensor | None] = []
-        for tensor in wanted:
-            if not isinstance(tensor, State):
-                gradient = next(found)
-                used = gradient is not None
-                if not used and materialize_grads:
-                    gradient = tensor.new_zeros((*batches, *tensor.shape))
+        for tensor, group in zip(inputs, sources, strict=True):
+            gradients = [next(found) for _ in group]
+            if any(gradient is not None for gradient in gradients) or materialize_grads:
+                # A step on which the loss does not depend, such as one after it, has gradient zero.
+                filled = [
+                    source.new_zeros((*batches, *source.shape)) if gradient is None else gradient
+                    for gradient, source in zip(gradients, group, strict=True)
+                ]
+                result.append(_like_state(filled, tensor, batched=is_grads_batched))
+            elif allow_unused:
+                result.append(None)
             else:
-                per_call = [[next(found) for _ in call.steps] for call in tensor._calls]
-                used = any(g is not None for gradients in per_call for g in gradients)
-                gradient = None
-                if used or materialize_grads:
-                    # A step on which the loss does not depend, such as one after it, has gradient zero.
-                    joined = torch.cat(
-                        [
-                            call.lay_out(
-                                [
-                                    step.new_zeros((*batches, *step.shape)) if g is None else g
-                                    for g, step in zip(gradients, call.steps, strict=True)
-                                ],
-                                dim,
-                            )
-                            for gradients, call in zip(per_call, tensor._calls, strict=True)
-                        ],
-                        dim=dim + 1,
-                    )
-                    gradient = torch.stack([_indexed(g, tensor._index) for g in joined]) if batches else _indexed(joined, tensor._index)
-            if not used and not allow_unused and not materialize_grads:
                 raise RuntimeError(
                     "One of the differentiated Tensors appears to not have been used in the graph. "
                     "Set allow_unused=True if this is the desired behavior."
                 )
-            result.append(gradient)
     return tuple(result)
+
+
+def _sources(tensor: Tensor) -> list[Tensor]:
+    """What stands in the graph for an input of `torch.autograd.grad`: the steps of a State, else itself."""
+    return [step for call in tensor._calls for step in call.steps] if isinstance(tensor, State) else [tensor]
+
+
+def _like_state(gradients: list[Tensor], tensor: Tensor, *, batched: bool) -> Tensor:
+    """The gradients of a State's steps laid out as the State is, after the batch of gradients if there is one."""
+    if not isinstance(tensor, State):
+        return gradients[0]
+    rest, dim = iter(gradients), int(batched)
+    joined = torch.cat([call.lay_out([next(rest) for _ in call.steps], dim) for call in tensor._calls], dim=dim + 1)
+    if batched:
+        return torch.stack([_indexed(gradient, tensor._index) for gradient in joined])
+    return _indexed(joined, tensor._index)
 
 
 def _first(grad_outputs: Any) -> Tensor:
@@ -186,14 +185,19 @@ class Trace(Mapping[str, Tensor]):
             sizes = sorted({call.batch for call in calls})
             if len(sizes) > 1:
                 raise ValueError(
-                    f"trace {name!r}: its layer was called with batches of {' and of '.join(map(str, sizes))}, which cannot be "
-                    "joined along time; record each call in a context of its own"
+                    f"trace {name!r}: its layer was called with batches of {' and of '.join(map(str, sizes))}, "
+                    "which cannot be joined along time; record each call in a context of its own"
                 )
-            joined = torch.cat([call.lay_out(call.steps, 0) for call in calls], dim=1)
+            # The graph belongs to the recording, wherever it is first read.
+            with torch.inference_mode(False), torch.enable_grad():
+                joined = torch.cat([call.lay_out(call.steps, 0) for call in calls], dim=1)
             if not self._detach:
                 joined = _as_state(joined, calls, ())
             self._joined[name] = (len(calls), joined)
         return joined
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._calls
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self._possible if name in self._calls)
@@ -219,7 +223,11 @@ class Trace(Mapping[str, Tensor]):
         return total
 
     def __repr__(self) -> str:
-        rows = [f"  {name}: {tuple(tensor.shape)}" for name, tensor in self.items()]
+        rows = []
+        for name in self:
+            calls = self._calls[name]
+            batch = " and ".join(map(str, sorted({call.batch for call in calls})))
+            rows.append(f"  {name}: ({batch}, {sum(len(call.steps) for call in calls)}, {calls[0].steps[0].size(-1)})")
         return "Trace of " + (f"{len(rows)} sequences\n" + "\n".join(rows) if rows else "nothing yet")
 
 
@@ -314,7 +322,8 @@ def record(model: nn.Module, *, names: str | Sequence[str] = "*", detach: bool =
         raise TypeError(f"record: model must be a torch.nn.Module, given {type(model).__name__}")
     possible = recordable(model)
     if not possible:
-        raise ValueError(f"record: model {type(model).__name__} has no recurrent layer (RNN, GRU, LSTM or a cell of one)")
+        kind = type(model).__name__
+        raise ValueError(f"record: model {kind} has no recurrent layer (RNN, GRU, LSTM or a cell of one)")
     patterns = [names] if isinstance(names, str) else list(names)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in possible):

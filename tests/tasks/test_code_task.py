@@ -177,7 +177,7 @@ def test_coding_line_byte_order_mark_and_line_ends_are_read_as_python_does(tmp_p
         for split in SPLITS:
             if path in task.files(split):
                 found |= set(windows(task.batch(400, seed=0, split=split)))
-    assert "# coding: latin-1\nx = '\ufffd'\ny = 1" in found
+    assert "# coding: latin-1\nx = '\ufffd'\ny = 1\n" in found
     assert "z = 2\n# and m" in found
     assert not any("\ufffdz" in window for window in found)
 

@@ -127,7 +127,22 @@ def test_short_sources_have_a_label_for_every_character(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["(", "x = '''a", "(]", ")", "x = 'a\n", "a ? b\n", "if a:\n    b\n  c\n", "x\0y", "x\r\ny", "\\"]
+    "text",
+    [
+        "(",
+        "x = '''a",
+        "(]",
+        ")",
+        "x = 'a\n",
+        "a ? b\n",
+        "a ! b\n",
+        "$\n",
+        "`a`\n",
+        "if a:\n    b\n  c\n",
+        "x\0y",
+        "x\r\ny",
+        "\\",
+    ],
 )
 def test_what_is_not_source_is_refused(text: str) -> None:
     with pytest.raises(SyntaxError):

@@ -41,7 +41,8 @@ def parse(spec: str) -> Task:
             raise ValueError(f"task {name}: {piece!r} is not a setting; settings are written {name}:{known[0]}=VALUE")
         if setting not in known:
             raise ValueError(
-                f"task {name}: has no setting {setting!r}; its settings are {', '.join(known)}{_closest(setting, known)}"
+                f"task {name}: has no setting {setting!r}; its settings are {', '.join(known)}"
+                f"{_closest(setting, known)}"
             )
         if setting in settings:
             raise ValueError(f"task {name}: {setting} is given twice, {settings[setting]!r} and {value!r}")

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 
 import torch
 
-from .draws import Span, check_integer, check_span, draw, integers, spread, stream
+from .draws import Span, check_integer, check_span, draw, ends, integers, spread, stream
 from .task import Baseline, Batch, Split, Task
 
 
@@ -16,8 +16,8 @@ from .task import Baseline, Batch, Split, Task
 class Adding(Task):
     """Hochreiter & Schmidhuber (1997), section 5.4, in the form of Le, Jaitly & Hinton (2015), section 4.1.
 
-    inputs: (B, T, 2), a value from U(0, 1) and a marker of 0 or 1. One step is marked in the first half, 0 <= t < T // 2,
-    and one in the second; the target at the last step is the sum of the two marked values.
+    inputs: (B, T, 2), a value from U(0, 1) and a marker of 0 or 1. One step is marked in the first half,
+    0 <= t < T // 2, and one in the second; the target at the last step is the sum of the two marked values.
 
     The lag of this task is the length of its sequences.
 
@@ -28,6 +28,7 @@ class Adding(Task):
     name: ClassVar[str] = "adding"
     summary: ClassVar[str] = "add two marked numbers of a long sequence"
     metric: ClassVar[Literal["mse", "accuracy", "bits"]] = "mse"
+    telling: ClassVar[str] = "length"
 
     length: Span = 50
 
@@ -77,6 +78,9 @@ class Adding(Task):
     def lags(self) -> tuple[int, ...]:
         """Half of the longest training length, that length, and 2 and 4 times it."""
         return spread(self.length, quarters=(2, 4, 8, 16), least=2)
+
+    def longest(self) -> Self:
+        return self.at_lag(ends(self.length)[1])
 
     def at_lag(self, lag: int) -> Self:
         """The same task with sequences of `lag` steps."""

@@ -70,6 +70,7 @@ class Code(Task):
     name: ClassVar[str] = "code"
     summary: ClassVar[str] = "predict the next character of the Python standard library"
     metric: ClassVar[Literal["mse", "accuracy", "bits"]] = "bits"
+    telling: ClassVar[str] = "length"
 
     length: int = 128
     path: str = ""
@@ -269,7 +270,7 @@ def _listed(folder: Path, *, leave_out: set[str]) -> list[tuple[str, bytes]]:
 
 
 def _split_of(digest: bytes) -> Split:
-    # Files are read in the order of the digest's first bytes; splits by the last ones are filled alike at any point of it.
+    # Files are read in the order of the digest's first bytes; its last ones fill the splits alike all along that order.
     part = int.from_bytes(digest[-8:], "big") % 10
     return "train" if part < 8 else "validation" if part == 8 else "test"
 

@@ -21,8 +21,8 @@ class Copy(Task):
     target: lag + items blanks, then the symbols
 
     so T = lag + 2 items, and the first symbol is answered one step after the delimiter, lag + items steps after it was
-    seen. The symbols are 0, ..., symbols - 1, then the blank, then the delimiter. Every step is scored; the metric is the
-    mean cross-entropy per step in bits.
+    seen. The symbols are 0, ..., symbols - 1, then the blank, then the delimiter. Every step is scored; the metric is
+    the mean cross-entropy per step in bits.
 
     Attributes:
         symbols: number of symbols to choose from.
@@ -33,6 +33,7 @@ class Copy(Task):
     name: ClassVar[str] = "copy"
     summary: ClassVar[str] = "hold a string of symbols over a delay and repeat it"
     metric: ClassVar[Literal["mse", "accuracy", "bits"]] = "bits"
+    telling: ClassVar[str] = "lag"
 
     symbols: int = 8
     items: int = 10
@@ -105,6 +106,9 @@ class Copy(Task):
     def lags(self) -> tuple[int, ...]:
         """A quarter and a half of the longest training lag, that lag, and 2 and 4 times it."""
         return spread(self.lag, quarters=(1, 2, 4, 8, 16), least=1)
+
+    def longest(self) -> Self:
+        return self.at_lag(ends(self.lag)[1])
 
     def at_lag(self, lag: int) -> Self:
         """The same task with a delay of `lag` in every sequence."""

@@ -30,6 +30,7 @@ class Recall(Task):
     name: ClassVar[str] = "recall"
     summary: ClassVar[str] = "name a symbol seen some steps ago, past distractors"
     metric: ClassVar[Literal["mse", "accuracy", "bits"]] = "accuracy"
+    telling: ClassVar[str] = "lag"
 
     lag: Span = (1, 40)
     symbols: int = 8
@@ -65,8 +66,8 @@ class Recall(Task):
     def batch(self, size: int, *, seed: int, split: Split = "train") -> Batch:
         """`size` sequences at one lag.
 
-        targets: (B, T) int64, the cue at the last step and zero before it. labels: "cue", the cue's number from its step
-        on, -1 before. marks: "store" the cue's step, "load" the query's.
+        targets: (B, T) int64, the cue at the last step and zero before it. labels: "cue", the cue's number from its
+        step on, -1 before. marks: "store" the cue's step, "load" the query's.
         """
         check_integer(self.name, "size", size, 1)
         rng = stream(self.name, split=split, seed=seed)
@@ -95,9 +96,12 @@ class Recall(Task):
 
     @property
     def lags(self) -> tuple[int, ...]:
-        """A quarter and a half of the longest training lag, that lag, and 2 and 4 times it as far as `length` allows."""
+        """1/4, 1/2, 1, 2 and 4 times the longest training lag, as far as `length` allows."""
         lags = spread(self.lag, quarters=(1, 2, 4, 8, 16), least=1)
         return tuple(lag for lag in lags if self.length is None or lag <= self.length - 2)
+
+    def longest(self) -> Self:
+        return self.at_lag(ends(self.lag)[1])
 
     def at_lag(self, lag: int) -> Self:
         """The same task with `lag` distractor steps in every sequence."""

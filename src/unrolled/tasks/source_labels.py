@@ -20,6 +20,8 @@ LAST_COLUMN = 127
 _OPENING = {")": "(", "]": "[", "}": "{"}
 _STRING_STARTS = {getattr(token, name) for name in ("FSTRING_START", "TSTRING_START") if hasattr(token, name)}
 _STRING_ENDS = {getattr(token, name) for name in ("FSTRING_END", "TSTRING_END") if hasattr(token, name)}
+# From 3.12 on, characters that no statement can hold are operators; "!" is one inside f-strings only.
+_OPERATORS = set(token.EXACT_TOKEN_TYPES) - {"!"}
 # These stand between statements, not in them.
 _BETWEEN = {token.COMMENT, token.NL, token.INDENT, token.DEDENT, token.ENCODING, token.ENDMARKER}
 
@@ -62,6 +64,8 @@ def label(text: str) -> dict[str, NDArray[np.int8]]:
             in_string[open_strings.pop() : starts[end_row - 1] + end_column] = 1
         elif open_strings:
             continue
+        elif kind == token.ERRORTOKEN or (kind == token.OP and value not in _OPERATORS):
+            raise SyntaxError(f"source has no token at line {row}, column {column}: {value!r}")
         elif kind == token.STRING:
             in_string[begin : starts[end_row - 1] + end_column] = 1
         elif kind == token.COMMENT:
@@ -77,8 +81,6 @@ def label(text: str) -> dict[str, NDArray[np.int8]]:
             level += 1
         elif kind == token.DEDENT:
             level -= 1
-        elif kind == token.ERRORTOKEN:
-            raise SyntaxError(f"source has no token at line {row}, column {column}: {value!r}")
 
         if kind == token.NEWLINE:
             levels[(statement_row or row) - 1 : row] = level

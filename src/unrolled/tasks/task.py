@@ -59,6 +59,8 @@ class Task(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     metric: ClassVar[Literal["mse", "accuracy", "bits"]]
+    # The setting that a spec names even at its default, since a reader wants to know it.
+    telling: ClassVar[str]
 
     @property
     @abstractmethod
@@ -87,6 +89,10 @@ class Task(ABC):
         """The same task with every sequence at this one lag."""
         raise ValueError(f"task {self.name}: has no lag to set, given lag={lag}")
 
+    def longest(self) -> Self:
+        """The same task with every sequence at the longest lag it is trained on; itself where it has no lag."""
+        return self
+
     @property
     def regression(self) -> bool:
         return self.metric == "mse"
@@ -99,10 +105,10 @@ class Task(ABC):
         return 1 - value / base
 
     def spec(self) -> str:
-        """The task as it is written on the command line: name, then every setting that is not the default."""
+        """The task as it is written on the command line: name, then its telling setting and every other that is not the default."""
         settings = []
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
-            if value != f.default:
+            if f.name == self.telling or value != f.default:
                 settings.append(f"{f.name}={'-'.join(map(str, value)) if isinstance(value, tuple) else value}")
         return self.name + (":" + ",".join(settings) if settings else "")

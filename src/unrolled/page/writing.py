@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unrolled.report.excerpt import Excerpt
+from unrolled.page.excerpt import Excerpt
+from unrolled.storage import write_text
 from unrolled.verdicts import Claim
 
 
@@ -40,42 +40,11 @@ def write_page(
         OSError: the file cannot be written; the message names it.
     """
     try:
-        from unrolled.report.page import render
+        from unrolled.page.page import render
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in {"bokeh", "jinja2"}:
             raise
         message = f"the page needs {error.name}, which is not installed: pip install 'unrolled[view]'"
         raise ModuleNotFoundError(message, name=error.name) from None
-    target = Path(path)
     page = render(title=title, answer=answer, claims=claims, table=table, excerpts=excerpts, setup=setup)
-    write_whole(target, page)
-    return target
-
-
-def write_whole(target: Path, text: str) -> None:
-    """Write `text` to `target` through a temporary file beside it, so that no reader ever sees half a page."""
-    temporary: str | None = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        # A lone surrogate in a recorded text must not cost the reader the page.
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files only their owner can read; a page is there to be passed on.
-        os.chmod(temporary, 0o666 & ~current_umask())
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise type(error)(error.errno, f"cannot write the page {target}: {reason}") from None
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def current_umask() -> int:
-    """The permission bits new files are made without."""
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
+    return write_text(Path(path), page)

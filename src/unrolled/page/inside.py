@@ -14,27 +14,29 @@ from bokeh.core.properties import value as one_value
 from bokeh.layouts import column
 from bokeh.models import (
     BasicTicker,
-    ColorBar,
     Column,
     ColumnDataSource,
     FixedTicker,
+    Image,
     LinearColorMapper,
     PanTool,
     PlainText,
     Range1d,
     ResetTool,
     SaveTool,
-    Span,
     WheelZoomTool,
     ZoomInTool,
     ZoomOutTool,
 )
+from bokeh.models.annotations.geometry import Span
+from bokeh.models.annotations.labels import Title
+from bokeh.models.annotations.legends import ColorBar
 from bokeh.plotting import figure
 
-from unrolled.report.colours import PALETTES, scale_of
-from unrolled.report.excerpt import Excerpt
-from unrolled.report.following import auc, correlation, is_binary, memory, strongest_first
-from unrolled.report.wording import spoken
+from unrolled.page.colours import PALETTES, scale_of
+from unrolled.page.excerpt import Excerpt
+from unrolled.page.following import auc, correlation, is_binary, memory, strongest_first
+from unrolled.page.wording import spoken
 
 LEVELS = 65534
 MISSING = 65535
@@ -116,7 +118,7 @@ def readable_as_band(label: np.ndarray) -> bool:
 
 def views() -> Column:
     """The text track and three heat maps on one time axis, all empty."""
-    steps = Range1d(0, 1, bounds=(0, 1), min_interval=8, name="steps")
+    steps = Range1d(start=0, end=1, bounds=(0, 1), min_interval=8, name="steps")
     track = plain_figure("track", steps, 110)
     track.rect(
         x="x",
@@ -137,10 +139,9 @@ def views() -> Column:
         text_baseline="middle",
         source=ColumnDataSource({"x": [], "y": [], "text": []}, name="characters"),
     )
-    maps = [heat_map(name, steps, height) for name, height in (("upper", 270), ("lower", 270), ("third", 270))]
+    maps = [heat_map(name, steps, height) for name, height in (("upper", 270), ("lower", 270), ("third", 310))]
     maps[-1].xaxis.visible = True
     maps[-1].xaxis.axis_label = PlainText(text="step (characters read)")
-    maps[-1].height += 40
     layout = column(track, *maps, sizing_mode="stretch_width", spacing=6)
     return layout
 
@@ -153,7 +154,7 @@ def plain_figure(name: str, steps: Range1d, height: int) -> figure:
         height=height,
         sizing_mode="stretch_width",
         x_range=steps,
-        y_range=Range1d(0, 1, name=f"{name}-rows"),
+        y_range=Range1d(start=0, end=1, name=f"{name}-rows"),
         tools=[
             PanTool(dimensions="width"),
             wheel,
@@ -199,16 +200,10 @@ def heat_map(name: str, steps: Range1d, height: int) -> figure:
     mapper = LinearColorMapper(
         palette=PALETTES["diverging"], low=-1, high=1, nan_color="#d1d5db", name=f"{name}-colours"
     )
-    fig.image(
-        image="image",
-        x=0,
-        y=0,
-        dw="steps",
-        dh="units",
-        color_mapper=mapper,
-        source=ColumnDataSource(
-            {"image": [np.zeros((1, 1), dtype=np.float32)], "steps": [1], "units": [1]}, name=f"{name}-image"
-        ),
+    empty = {"image": [np.zeros((1, 1), dtype=np.float32)], "steps": [1], "units": [1]}
+    fig.add_glyph(
+        ColumnDataSource(empty, name=f"{name}-image"),
+        Image(image="image", x=0, y=0, dw="steps", dh="units", color_mapper=mapper),
     )
     fig.quad(
         left=0,
@@ -217,13 +212,10 @@ def heat_map(name: str, steps: Range1d, height: int) -> figure:
         top="top",
         fill_alpha=0,
         line_color="#111827",
-        line_width=1.2,
+        line_width=1,
         source=ColumnDataSource({"right": [], "bottom": [], "top": []}, name=f"{name}-chosen"),
     )
-    fig.title.name = f"{name}-title"
-    fig.title.text = PlainText(text="")
-    fig.title.text_font_size = "14px"
-    fig.title.text_color = "#111827"
+    fig.title = Title(name=f"{name}-title", text=PlainText(text=""), text_font_size="14px", text_color="#111827")
     bar = ColorBar(
         color_mapper=mapper,
         ticker=BasicTicker(desired_num_ticks=5),

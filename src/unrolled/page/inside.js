@@ -10,7 +10,7 @@
   const Grid = model("upper-image").data.image[0].constructor;
   const MISSING = 65535;
   const CHARACTER_WIDTH = 8.5;
-  const CLOSE = 80;
+  const SIDES = 180;
   const maps = ["upper", "lower", "third"];
   const now = { excerpt: 0, order: "timescale", third: null, state: null, unit: 0, step: null };
   const shown = { upper: null, lower: null, third: null };
@@ -136,10 +136,13 @@
     drawCharacters();
   }
 
+  // Of the maps themselves, without the names and scales at their sides.
+  const width = () => element("inside").clientWidth - SIDES;
+
   function drawCharacters() {
     const steps = model("steps");
     const y = excerpt.bands.length + 0.5;
-    const room = (element("inside").clientWidth - 180) / (steps.end - steps.start);
+    const room = width() / (steps.end - steps.start);
     const track = { x: [], y: [], text: [] };
     if (room >= CHARACTER_WIDTH) {
       const last = Math.min(excerpt.characters.length, Math.ceil(steps.end));
@@ -347,9 +350,10 @@
   element("zoom-whole").addEventListener("click", () => look(0, excerpt.characters.length));
   element("zoom-close").addEventListener("click", () => {
     const steps = model("steps");
+    const close = Math.floor(width() / (CHARACTER_WIDTH + 0.5));
     const centre = now.step ?? (steps.start + steps.end) / 2;
-    const from = steps.end - steps.start >= excerpt.characters.length && now.step === null ? 0 : Math.round(centre - CLOSE / 2);
-    look(from, from + CLOSE);
+    const from = steps.end - steps.start >= excerpt.characters.length && now.step === null ? 0 : Math.round(centre - close / 2);
+    look(from, from + close);
   });
   element("text").addEventListener("click", (event) => {
     const step = event.target.dataset?.step;

@@ -10,14 +10,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from unrolled.report import wording
-from unrolled.report.colours import PALETTES
-from unrolled.report.embedding import bokeh_script, item, script_json
-from unrolled.report.excerpt import Excerpt
-from unrolled.report.gauge import Gauge, gauges
-from unrolled.report.inside import excerpt_data, views
-from unrolled.report.plots import Look, left_out, looks, plot
-from unrolled.report.sources import SOURCES
+from unrolled.page import wording
+from unrolled.page.colours import PALETTES
+from unrolled.page.embedding import bokeh_script, item, script_json
+from unrolled.page.excerpt import Excerpt
+from unrolled.page.gauge import Gauge, gauges
+from unrolled.page.inside import excerpt_data, views
+from unrolled.page.plots import Look, bottomless, comparison_lines, left_out, looks, plot
+from unrolled.page.sources import SOURCES
 from unrolled.verdicts import Claim, Finding, Panel
 
 QUESTION = "How do the cell state and the hidden state differ, and what does each carry?"
@@ -53,7 +53,9 @@ class ShownPanel:
     name: str
     panel: Panel
     legend: list[tuple[int, str, Look]]
+    lines: list[tuple[str, str, str]]
     left_out: int
+    bottomless: bool
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class ShownClaim:
     claim: Claim
     badge: wording.Badge
     settings: list[ShownSetting]
+    statement: str | None
     findings: list[ShownFinding]
     panels: list[ShownPanel]
 
@@ -110,11 +113,15 @@ def render(
 
 def shown_claim(claim: Claim, anchor: str) -> ShownClaim:
     """A claim with everything the template shows of it."""
+    settings = [shown_setting(claim, setting) for setting in claim.settings]
+    statements = {s.finding.statement for s in settings}
     return ShownClaim(
         anchor=anchor,
         claim=claim,
         badge=wording.badge(claim),
-        settings=[shown_setting(claim, setting) for setting in claim.settings],
+        settings=settings,
+        # Said once beside the claim if it is the same everywhere, else in each row.
+        statement=statements.pop() if len(statements) == 1 else None,
         findings=[
             ShownFinding(
                 finding=finding,
@@ -145,9 +152,12 @@ def shown_setting(claim: Claim, setting: str) -> ShownSetting:
 def shown_panel(panel: Panel, name: str) -> ShownPanel:
     """A panel with its legend."""
     legend = [(i, c.label, look) for i, (c, look) in enumerate(zip(panel.curves, looks(panel.curves), strict=True))]
-    return ShownPanel(name=name, panel=panel, legend=legend, left_out=left_out(panel))
+    lines = [(text, wording.number(value), dash) for text, value, dash in comparison_lines(panel)]
+    return ShownPanel(
+        name=name, panel=panel, legend=legend, lines=lines, left_out=left_out(panel), bottomless=bottomless(panel)
+    )
 
 
 def resource(name: str) -> str:
     """A file that stands beside this one, as installed."""
-    return files("unrolled.report").joinpath(name).read_text(encoding="utf-8")
+    return files("unrolled.page").joinpath(name).read_text(encoding="utf-8")

@@ -7,17 +7,23 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bokeh.models import ColumnDataSource, HoverTool, Label, PlainText, Range1d, Span
+from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Node, PlainText, Range1d
+from bokeh.models.annotations.geometry import Span
+from bokeh.models.annotations.labels import Label
+from bokeh.models.renderers import DataRenderer
 from bokeh.plotting import figure
 
-from unrolled.report.wording import number, with_interval
+from unrolled.page.wording import number, with_interval
 from unrolled.verdicts import Curve, Panel
 
 # Blue, orange and grey stay apart in every common form of colour blindness, and differ in lightness when printed.
 CELL_COLOURS = {"lstm": "#0067a5", "gru": "#d97706", "rnn": "#6b7280"}
 SPARE_COLOURS = ("#111827", "#7c5ba6", "#8a5a2b")
 STATE_DASHES = {"cell": "solid", "hidden": "dashed"}
-DASH_LENGTHS = {"solid": "", "dashed": "7 4", "dotted": "2 3"}
+OTHER_DASHES = ("dotted", "dashdot", "longdash")
+DASH_LENGTHS = {"solid": "", "dashed": "7 4", "dotted": "2 3", "dashdot": "9 3 2 3", "longdash": "14 5"}
+LINE_DASHES = ("1 3", "5 3", "10 3", "10 3 2 3")
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', Arial, sans-serif"
 MARKERS = {"lstm": "circle", "gru": "square", "rnn": "triangle"}
 MARK_UP_TO = 30
 TOOLTIP = '<div class="curve-tip"><b>@curve</b><br><span>@at</span><br><span>@figure</span></div>'
@@ -59,15 +65,13 @@ def looks(curves: Sequence[Curve]) -> list[Look]:
     spare = dict(
         zip(dict.fromkeys(c.cell for c in curves if c.cell.lower() not in CELL_COLOURS), itertools.cycle(SPARE_COLOURS))
     )
-    states = {c.state.lower() for c in curves}
-    # With one state in the whole panel, dash says nothing, and a solid line is easiest to read.
-    plain = len(states) == 1 and not states & set(STATE_DASHES)
+    dashes = dashes_of(curves)
     seen: dict[tuple[str, str], int] = {}
     found = []
     for curve in curves:
-        cell, state = curve.cell.lower(), curve.state.lower()
+        cell = curve.cell.lower()
         colour = CELL_COLOURS.get(cell) or spare[curve.cell]
-        dash = "solid" if plain else STATE_DASHES.get(state, "dotted")
+        dash = dashes[curve.state.lower()]
         repeat = seen.get((colour, dash), 0)
         seen[colour, dash] = repeat + 1
         found.append(
@@ -80,6 +84,14 @@ def looks(curves: Sequence[Curve]) -> list[Look]:
             )
         )
     return found
+
+
+def dashes_of(curves: Sequence[Curve]) -> dict[str, str]:
+    """The dash of each state; in a panel without cell and hidden state the first of the others gets the solid line."""
+    states = list(dict.fromkeys(c.state.lower() for c in curves))
+    others = [s for s in states if s not in STATE_DASHES]
+    free = OTHER_DASHES if len(others) < len(states) else ("solid", "dashed", *OTHER_DASHES)
+    return {**STATE_DASHES, **dict(zip(others, itertools.cycle(free), strict=False))}
 
 
 def drawable(curve: Curve, *, log_x: bool, log_y: bool) -> list[Point | None]:
@@ -98,6 +110,12 @@ def left_out(panel: Panel) -> int:
         measured = sum(math.isfinite(x) and math.isfinite(m) for x, m in zip(curve.x, curve.mean, strict=True))
         count += measured - sum(p is not None for p in drawable(curve, log_x=panel.log_x, log_y=panel.log_y))
     return count
+
+
+def bottomless(panel: Panel) -> bool:
+    """Whether an interval includes zero where the axis has none."""
+    curves = [drawable(c, log_x=panel.log_x, log_y=panel.log_y) for c in panel.curves]
+    return panel.log_y and any(p.banded and p.low <= 0 for curve in curves for p in curve if p is not None)
 
 
 def stretches(points: Sequence[Point | None]) -> Iterator[list[Point]]:
@@ -147,10 +165,11 @@ def plot(panel: Panel, name: str) -> figure:
         sizing_mode="stretch_width",
         x_axis_type="log" if panel.log_x else "linear",
         y_axis_type="log" if panel.log_y else "linear",
-        y_range=Range1d(low, high),
+        y_range=Range1d(start=low, end=high),
         tools="pan,box_zoom,reset,save",
         active_drag=None,
         toolbar_location="above",
+        toolbar_inner=True,
         background_fill_color="#ffffff",
         border_fill_color="#ffffff",
         outline_line_color=None,
@@ -158,9 +177,8 @@ def plot(panel: Panel, name: str) -> figure:
     )
     fig.toolbar.logo = None
     fig.toolbar.autohide = True
-    # Axis titles as plain text: Bokeh would fetch a typesetter for anything that looks like TeX.
+    # As plain text: Bokeh would fetch a typesetter for anything that looks like TeX.
     fig.xaxis.axis_label = PlainText(text=panel.x_label)
-    fig.yaxis.axis_label = PlainText(text=panel.y_label)
     for axis in (*fig.xaxis, *fig.yaxis):
         axis.axis_label_text_font_style = "normal"
         axis.axis_label_text_font_size = "13px"
@@ -170,10 +188,16 @@ def plot(panel: Panel, name: str) -> figure:
         axis.axis_line_color = "#9ca3af"
         axis.major_tick_line_color = "#9ca3af"
         axis.minor_tick_line_color = None
+        axis.axis_label_text_font = axis.major_label_text_font = FONT
     fig.xgrid.grid_line_color = None
     fig.ygrid.grid_line_color = "#eceff3"
+    if panel.log_x:
+        ticks = measured_ticks([p.x for curve in curves for p in curve if p is not None])
+        if ticks:
+            fig.xaxis.ticker = FixedTicker(ticks=ticks)
+            fig.xaxis.major_label_overrides = {tick: number(tick) for tick in ticks}
 
-    targets = []
+    targets: list[DataRenderer] = []
     for index, (curve, points, look) in enumerate(zip(panel.curves, curves, looks(panel.curves), strict=True)):
         for part, run in enumerate(stretches(points)):
             fig.varea(
@@ -219,35 +243,70 @@ def plot(panel: Panel, name: str) -> figure:
             )
         )
     fig.add_tools(HoverTool(renderers=targets, tooltips=TOOLTIP, mode="mouse", point_policy="snap_to_data"))
-    draw_lines(fig, panel, low, high)
+    draw_lines(fig, panel, curves, low, high)
     return fig
 
 
-def draw_lines(fig: figure, panel: Panel, low: float, high: float) -> None:
-    """The lines the curves are compared with, each with its label, lines close together labelled on opposite sides."""
+def measured_ticks(places: Sequence[float]) -> list[float]:
+    """Ticks of a logarithmic axis at the few values that were measured; none where there are too many to name."""
+    values = sorted(set(places))
+    if not 2 <= len(values) <= 12:
+        return []
+    room = math.log(values[-1] / values[0]) / 14
+    ticks: list[float] = []
+    for value in values:
+        if not ticks or math.log(value / ticks[-1]) >= room:
+            ticks.append(value)
+    return ticks
 
-    def position(value: float) -> float:
-        if panel.log_y:
-            return math.log(value / low) / math.log(high / low)
-        return (value - low) / (high - low)
 
-    lines = sorted((v, text) for text, v in panel.lines if math.isfinite(v) and (v > 0 or not panel.log_y))
-    for index, (value, text) in enumerate(lines):
-        crowded_above = index + 1 < len(lines) and position(lines[index + 1][0]) - position(value) < 0.09
-        below = crowded_above or position(value) > 0.92
-        fig.add_layout(Span(location=value, dimension="width", line_color="#374151", line_width=1, line_dash=[1, 3]))
+def draw_lines(fig: figure, panel: Panel, curves: Sequence[Sequence[Point | None]], low: float, high: float) -> None:
+    """The lines the curves are compared with. Named in the plot where there is room, in the legend always."""
+    points = [p for curve in curves for p in curve if p is not None]
+    shown = comparison_lines(panel)
+    heights = [share(value, low, high, log=panel.log_y) for _, value, _ in shown]
+    places = [math.log(p.x) if panel.log_x else p.x for p in points]
+    first, last = min(places, default=0.0), max(places, default=1.0)
+    for (text, value, dash), height in zip(shown, heights, strict=True):
+        lengths = [int(n) for n in dash.split()]
+        fig.add_layout(Span(location=value, dimension="width", line_color="#374151", line_width=1, line_dash=lengths))
+        above = height < 0.9
+        room = (height, height + 0.1) if above else (height - 0.1, height)
+        if sum(room[0] - 0.01 <= other <= room[1] for other in heights) > 1:
+            continue
+        crowd = [
+            (place - first) / (last - first or 1.0)
+            for place, p in zip(places, points, strict=True)
+            if room[0] - 0.02 <= share(p.mean, low, high, log=panel.log_y) <= room[1] + 0.02
+        ]
+        wide = min(0.45, 0.06 + 0.017 * len(text))
+        right = not any(c > 1 - wide for c in crowd)
+        if not right and any(c < wide for c in crowd):
+            continue
         fig.add_layout(
             Label(
-                x=0,
-                x_units="screen",
-                x_offset=6,
+                x=Node(target="frame", symbol="right" if right else "left"),
+                x_offset=-4 if right else 4,
                 y=value,
-                y_offset=-2 if below else 2,
+                y_offset=2 if above else -2,
                 text=PlainText(text=text),
-                text_baseline="top" if below else "bottom",
-                text_font_size="11.5px",
+                text_align="right" if right else "left",
+                text_baseline="bottom" if above else "top",
+                text_font=FONT,
+                text_font_size="12px",
                 text_color="#374151",
-                background_fill_color="#ffffff",
-                background_fill_alpha=0.75,
             )
         )
+
+
+def comparison_lines(panel: Panel) -> list[tuple[str, float, str]]:
+    """The horizontal lines an axis can show: label, value and dash."""
+    values = [(text, value) for text, value in panel.lines if math.isfinite(value) and (value > 0 or not panel.log_y)]
+    return [(text, value, dash) for (text, value), dash in zip(values, itertools.cycle(LINE_DASHES), strict=False)]
+
+
+def share(value: float, low: float, high: float, *, log: bool) -> float:
+    """How far up an axis from `low` to `high` a value stands, from 0 to 1."""
+    if log:
+        return math.log(value / low) / math.log(high / low)
+    return (value - low) / (high - low)

@@ -1,0 +1,7 @@
+"""`python -m unrolled` is the command line."""
+
+import sys
+
+from unrolled.cli import main
+
+sys.exit(main())

@@ -1,0 +1,66 @@
+"""The answer in plain words, put together from the verdicts and their figures; it says what they say and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unrolled.verdicts import Claim, Verdict
+
+# For each claim: what to say where it is supported and where it is contradicted.
+_SAYINGS: dict[str, dict[Verdict, str]] = {
+    "gradient": {
+        "supported": "gradients vanish or explode in the RNN and reach far back through the LSTM's cell state",
+        "contradicted": "the cell state is no better road for gradients than the RNN's hidden state, or the RNN's did not vanish",
+        "undecided": "whether gradients reach further back through the cell than through an RNN's hidden state stays open",
+    },
+    "overwrite": {
+        "supported": "a change of the hidden state alone is gone within a step or so, while a change of the cell state stays",
+        "contradicted": "a change of the hidden state is not gone after one step, or does not fade faster than one of the cell state",
+        "undecided": "whether the hidden state is overwritten while the cell state is kept stays open",
+    },
+    "contents": {
+        "supported": "the far past is read better from the cell state, the immediate past better from the hidden state",
+        "contradicted": "the far past is not read better from the cell state, or the immediate past not better from the hidden state",
+        "undecided": "what is read better from which state stays open",
+    },
+    "storing": {
+        "supported": "training teaches the gates which steps matter",
+        "contradicted": "the gates tell the steps that matter from the others no better than before training",
+        "undecided": "whether the gates learn which steps matter stays open",
+    },
+    "long_term": {
+        "supported": "the LSTM remembers better than an RNN of equal size",
+        "contradicted": "the LSTM remembers no better than an RNN of equal size",
+        "undecided": "whether the LSTM remembers better than an RNN of equal size stays open",
+    },
+}
+
+
+def answer(claims: Sequence[Claim]) -> str:
+    """A paragraph: what holds in every setting, what depends on the setting, and what stays open."""
+    sentences = []
+    for claim in claims:
+        sayings = _SAYINGS.get(claim.id)
+        if sayings is None:
+            continue
+        if not claim.settings:
+            sentences.append(f"{_capital(claim.text.rstrip('.'))}: no setting of this study could tell.")
+            continue
+        groups: dict[Verdict, list[str]] = {}
+        for setting, verdict in claim.settings.items():
+            groups.setdefault(verdict, []).append(setting)
+        parts = []
+        for verdict in ("supported", "contradicted", "undecided"):
+            if verdict in groups:
+                where = "in every setting" if len(groups) == 1 and len(claim.settings) > 1 else f"on {_listed(groups[verdict])}"
+                parts.append(f"{where} {sayings[verdict]}")
+        sentences.append(_capital("; ".join(parts)) + ".")
+    return " ".join(sentences)
+
+
+def _listed(settings: Sequence[str]) -> str:
+    return settings[0] if len(settings) == 1 else ", ".join(settings[:-1]) + " and " + settings[-1]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
