@@ -27,7 +27,23 @@ _HOMES = {
     "report": "page",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "Study",
+    "Trace",
+    "__version__",
+    "compare",
+    "convert",
+    "instruments",
+    "record",
+    "report",
+    "tasks",
+]
 
 if TYPE_CHECKING:
     from unrolled import instruments, tasks

@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; finished runs are kept, and the same command goes on from there", file=sys.stderr)
         return 130
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
-        print(f"unrolled: {error}", file=sys.stderr)
+        # An OSError of ours has its whole message in strerror, and a number before it that tells the reader nothing.
+        ours = isinstance(error, OSError) and error.filename is None and error.strerror
+        print(f"unrolled: {ours or error}", file=sys.stderr)
         return 1
     return 0
 
@@ -40,15 +42,22 @@ def _parser() -> argparse.ArgumentParser:
         "compare",
         help="train RNN, GRU and LSTM and measure what their states do",
         description="Train every cell on every task with every seed, measure how the cell state and the hidden state "
-        "differ, print the verdicts and write a page. Finished runs are kept: the same command goes on where it was stopped.",
-        epilog="A task is a name and its settings: adding:length=50, recall:lag=1-40,symbols=8, copy:lag=20, code:length=100. "
-        "Without tasks the default study runs: about five minutes on two cores.",
+        "differ, print the verdicts and write a page. Finished runs are kept: the same command goes on where it "
+        "was stopped.",
+        epilog="A task is a name and its settings: adding:length=50, recall:lag=1-40,symbols=8, copy:lag=20, "
+        "code:length=100. Without tasks the default study runs: about five minutes on two cores.",
     )
     compare.add_argument("tasks", nargs="*", help="adding, recall, copy or code, with settings")
-    compare.add_argument("--cells", nargs="+", default=["rnn", "gru", "lstm"], help="cells to train (default: rnn gru lstm)")
-    compare.add_argument("--seeds", type=int, default=3, help="networks of each kind (default: 3)")
+    compare.add_argument(
+        "--cells", nargs="+", default=["rnn", "gru", "lstm"], help="cells to train (default: rnn gru lstm)"
+    )
+    compare.add_argument("--seeds", type=int, default=4, help="networks of each kind (default: 4)")
     compare.add_argument("--parameters", type=int, help="parameters of each network (default: 6100; 48000 for code)")
-    compare.add_argument("--steps", type=int, help="optimiser steps of each (default: 1000; 800 for code)")
+    compare.add_argument(
+        "--steps",
+        type=int,
+        help="optimiser steps of each (default: 500 for code, else 100 to 1500, fewer for long sequences)",
+    )
     compare.add_argument("--jobs", type=int, help="runs at once (default: the number of processors)")
     compare.add_argument("--out", type=Path, help="folder of the study (default: runs/default, or the tasks' names)")
     compare.add_argument("--page", type=Path, help="file of the page (default: report.html in the study's folder)")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from unrolled.layers import GRU, LSTM, RNN, cell_of
 
-LAYERS: dict[str, type[nn.RNNBase]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
+LAYERS: dict[str, type[RNN | GRU | LSTM]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
 
 class SequenceModel(nn.Module):

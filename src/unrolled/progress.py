@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ _HEARTBEAT = 15.0  # seconds between lines where there is no terminal to draw on
 class TerminalDisplay:
     """A Display that reads how far the runs are from the files they write, wherever they run.
 
-    On a terminal it draws bars; elsewhere it prints a line for every finished run and, between them, now and then one about
+    On a terminal it draws bars; elsewhere it prints a line for every finished run and, between them, now and then one
+    about
     the runs that are under way.
     """
 
@@ -42,7 +44,9 @@ class TerminalDisplay:
         self._total, self._steps = len(plans), sum(_work(plan) for plan in self._open.values())
         self._done_steps, self._done = 0.0, len(finished)
         if finished:
-            self._console.print(f"{len(finished)} of {len(plans)} runs were finished earlier in {folder} and are not repeated")
+            self._console.print(
+                f"{len(finished)} of {len(plans)} runs were finished earlier in {folder} and are not repeated"
+            )
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -68,7 +72,8 @@ class TerminalDisplay:
                 self._bars.remove_task(row)
             self._bars.update(self._overall, completed=self._done)
             self._console.print(
-                f"[{self._done}/{self._total}] {plan.title}: skill {run.skill:.3f}, {run.hidden_size} units", markup=False
+                f"[{self._done}/{self._total}] {plan.title}: skill {run.skill:.3f}, {run.hidden_size} units",
+                markup=False,
             )
 
     def stop(self) -> None:
@@ -90,7 +95,11 @@ class TerminalDisplay:
                     measuring = row["step"] >= plan.budget.steps
                     speed = row["step"] / row["seconds"]
                     left = (plan.budget.steps - row["step"]) / speed
-                    note = "measuring" if measuring else f"loss {row['loss']:.4f}, {speed:.0f} steps/s, {_clock(left)} left"
+                    note = (
+                        "measuring"
+                        if measuring
+                        else f"loss {row['loss']:.4f}, {speed:.0f} steps/s, {_clock(left)} left"
+                    )
                     notes.append(f"{plan.title}: {row['step']}/{plan.budget.steps}, {note}")
                     if plan.folder not in self._rows:
                         self._rows[plan.folder] = self._bars.add_task(plan.title, total=plan.budget.steps, note="")
@@ -117,7 +126,7 @@ class TerminalDisplay:
 
 def _work(plan: Plan) -> float:
     """How long a run takes beside others, roughly: its steps, weighted by the size of its batches' products."""
-    return plan.budget.steps * (plan.parameters / 6_100) ** 0.5
+    return plan.budget.steps * math.sqrt(plan.parameters / 6_100)
 
 
 def _clock(seconds: float) -> str:

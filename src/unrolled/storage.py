@@ -34,7 +34,9 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
                 Path(file.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise type(error)(error.errno, f"cannot write {path}: {error.strerror or error}; choose another folder") from None
+        raise type(error)(
+            error.errno, f"cannot write {path}: {error.strerror or error}; choose another folder"
+        ) from None
     return path
 
 
@@ -51,8 +53,17 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> Path:
-    """Write JSON; NaN and infinities are refused, since a figure that is not a number must be said so in words."""
-    return write_text(path, json.dumps(data, indent=1, allow_nan=False))
+    """Write JSON; NaN and infinities are refused, since a figure that is not a number must be said so in words.
+
+    Raises:
+        ValueError: a figure is NaN or infinite; the message names the path.
+        OSError: the folder cannot be made or written.
+    """
+    try:
+        text = json.dumps(data, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is not written: it would hold a figure that is not a number ({error})") from error
+    return write_text(path, text)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -65,11 +76,14 @@ def read_json(path: Path) -> dict[str, Any]:
     def refuse(constant: str) -> float:
         raise ValueError(f"holds {constant}")
 
+    def figure(text: str) -> float:
+        return float(text) if math.isfinite(float(text)) else refuse(text)
+
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse, parse_float=figure)
         if not isinstance(data, dict):
             raise ValueError("is not a JSON object")
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete {path.parent} to have it made again") from error
     return data
 

@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,10 +117,15 @@ def default_parameters(task: Task) -> int:
 
 
 def default_budget(task: Task) -> Budget:
-    """Training of the default study, chosen for a study of five minutes on two cores."""
+    """Training of the default study, chosen for a study of five minutes on two cores.
+
+    The synthetic tasks get about as many input steps each, so that long sequences take no longer than short ones.
+    """
     if task.name == "code":
-        return Budget(steps=800, batch_size=32, validate_every=100, validation_size=96)
-    return Budget(steps=1000, batch_size=64, validate_every=50, validation_size=256)
+        return Budget(steps=500, batch_size=32, learning_rate=1e-2, validate_every=50, validation_size=96)
+    lengths = [task.batch(1, seed=seed).inputs.size(1) for seed in range(32)]
+    steps = min(1500, max(100, round(45_000 * len(lengths) / sum(lengths))))
+    return Budget(steps=steps, batch_size=64, validate_every=50, validation_size=256)
 
 
 def plan(
@@ -152,7 +158,9 @@ def plan(
         for task in parsed:
             budget = default_budget(task)
             if steps is not None:
-                budget = Budget(**{**asdict(budget), "steps": steps, "validate_every": min(budget.validate_every, steps)})
+                budget = Budget(
+                    **{**asdict(budget), "steps": steps, "validate_every": min(budget.validate_every, steps)}
+                )
             for cell in cells:
                 wanted = parameters or default_parameters(task)
                 matched_hidden_size(cell, task.input_size, task.output_size, wanted)
@@ -165,7 +173,7 @@ def compare(
     tasks: str | Task | Sequence[str | Task] = DEFAULT_TASKS,
     *,
     cells: Sequence[str] = CELLS,
-    seeds: int = 3,
+    seeds: int = 4,
     parameters: int | None = None,
     steps: int | None = None,
     folder: str | Path | None = None,
@@ -196,6 +204,8 @@ def compare(
         Diverged: a training's loss became NaN; finished runs are kept.
     """
     start = time.perf_counter()
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs: must be at least 1, given {jobs}")
     listed = [tasks] if isinstance(tasks, str | Task) else list(tasks)
     plans = plan(listed, list(cells), seeds, parameters=parameters, steps=steps)
     if folder is None:
@@ -248,24 +258,36 @@ def _execute(folder: Path, pending: Sequence[Plan], workers: int) -> Iterator[Pl
         return
     from joblib import Parallel, delayed
 
-    parallel = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch=workers)
+    parallel = Parallel(
+        n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch=workers
+    )
     yield from parallel(delayed(perform)(folder, one) for one in ordered)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def perform(folder: Path, plan: Plan) -> Plan:
     """Train one network unless its weights are there, measure it, and store both.
 
     In the run's folder: metrics.jsonl grows while it trains, weights.safetensors is written when training is done and
     run.json last of all.
     """
-    torch.set_num_threads(1)
     home = folder / "runs" / plan.folder
     task = parse(plan.setting)
     untrained = make(plan, task)
     model = copy.deepcopy(untrained)
     weights = home / "weights.safetensors"
     if weights.exists():
-        model.load_state_dict(read_weights(weights))
+        _restore(model, weights)
     else:
         metrics: list[str] = []
 
@@ -275,8 +297,11 @@ def perform(folder: Path, plan: Plan) -> Plan:
 
         write_json(home / "plan.json", asdict(plan))
         result: Fit = fit(model, task, plan.budget, seed=plan.seed, on_progress=keep)
+        write_json(
+            home / "fit.json",
+            {"best_step": result.best_step, "best_value": result.best_value, "stopped": result.stopped},
+        )
         write_weights(weights, model.state_dict())
-        write_json(home / "fit.json", {"best_step": result.best_step, "best_value": result.best_value, "stopped": result.stopped})
     model.eval()
     value = evaluate(model, task, size=512, seed=plan.seed)
     subject = Subject(plan.cell, model, untrained.eval(), task, plan.seed)
@@ -293,15 +318,23 @@ def make(plan: Plan, task: Task) -> SequenceModel:
     """The untrained network of a plan; the same one every time."""
     hidden_size = matched_hidden_size(plan.cell, task.input_size, task.output_size, plan.parameters)
     with deterministic(plan.seed):
-        return SequenceModel(
-            plan.cell, task.input_size, hidden_size, task.output_size, forget_bias=plan.forget_bias
-        )
+        return SequenceModel(plan.cell, task.input_size, hidden_size, task.output_size, forget_bias=plan.forget_bias)
 
 
 def _load(home: Path, plan: Plan) -> SequenceModel:
     model = make(plan, parse(plan.setting))
-    model.load_state_dict(read_weights(home / "weights.safetensors"))
+    _restore(model, home / "weights.safetensors")
     return model.eval()
+
+
+def _restore(model: SequenceModel, path: Path) -> None:
+    weights = read_weights(path)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds the weights of another network; delete {path.parent} to have it made again"
+        ) from error
 
 
 def _read(folder: Path, plan: Plan) -> Run:

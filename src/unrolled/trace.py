@@ -191,8 +191,8 @@ class Trace(Mapping[str, Tensor]):
             # The graph belongs to the recording, wherever it is first read.
             with torch.inference_mode(False), torch.enable_grad():
                 joined = torch.cat([call.lay_out(call.steps, 0) for call in calls], dim=1)
-            if not self._detach:
-                joined = _as_state(joined, calls, ())
+                if not self._detach:
+                    joined = _as_state(joined, calls, ())
             self._joined[name] = (len(calls), joined)
         return joined
 

@@ -89,7 +89,7 @@ class Fit:
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss or the weights are no longer numbers."""
 
 
 @contextmanager
@@ -162,15 +162,16 @@ def fit(
         on_progress: called after every validation.
 
     Raises:
-        Diverged: the loss became NaN or infinite; names the step.
-        ValueError: a batch holds NaN.
+        Diverged: the loss or the weights became NaN or infinite; names the step.
+        ValueError: the first batch holds NaN or infinity.
     """
     with deterministic(seed):
         model.to(device).train()
         optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate)
-        better = (lambda new, old: new > old) if task.metric == "accuracy" else (lambda new, old: new < old)
+        sign = 1 if task.metric == "accuracy" else -1  # errors and bits are better when lower
         best_step, best_value, best_weights = 0, math.nan, copy.deepcopy(model.state_dict())
         metrics: list[Progress] = []
+        advice = f"; lower learning_rate ({budget.learning_rate}) or clip ({budget.clip})"
         stopped = "steps"
         recent: list[Tensor] = []
         start = time.perf_counter()
@@ -188,13 +189,17 @@ def fit(
                 continue
             mean_loss = float(torch.stack(recent).mean())
             recent.clear()
-            if not math.isfinite(mean_loss):
+            # A step can spoil the weights after its loss was taken; an accuracy would not show it.
+            if not math.isfinite(mean_loss) or not all(bool(p.isfinite().all()) for p in model.parameters()):
                 raise Diverged(
-                    f"training on {task.spec()} diverged: the loss is {mean_loss} by step {step}; "
-                    f"lower learning_rate ({budget.learning_rate}) or clip ({budget.clip})"
+                    f"training on {task.spec()} diverged: the loss is {mean_loss} by step {step}{advice}"
                 )
             value = evaluate(model, task, split="validation", size=budget.validation_size, seed=seed)
-            if math.isnan(best_value) or better(value, best_value):
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"training on {task.spec()} diverged: the validation gives {value} at step {step}{advice}"
+                )
+            if math.isnan(best_value) or sign * value > sign * best_value:
                 best_step, best_value, best_weights = step, value, copy.deepcopy(model.state_dict())
             seconds = time.perf_counter() - start
             metrics.append(Progress(step, budget.steps, mean_loss, value, best_value, seconds))

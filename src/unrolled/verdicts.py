@@ -1,4 +1,5 @@
-"""How a claim comes out: intervals over seeds, the rule that turns them into a verdict, and what a page needs to show it.
+"""How a claim comes out: intervals over seeds, the rule that turns them into a verdict, and what a page needs to show
+it.
 
 A verdict is never assumed. `Finding.verdict` compares an interval with the smallest effect that counts, and
 `combine` joins findings, so every claim can come out supported, contradicted or undecided.

@@ -9,7 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unrolled.claims.evidence import LEARNT, NAMES, Figures, Measurement, Run, Subject, curve, figures, learnt, settings_of
+from unrolled.claims.evidence import (
+    LEARNT,
+    NAMES,
+    Figures,
+    Measurement,
+    Run,
+    Subject,
+    curve,
+    figures,
+    learnt,
+    settings_of,
+)
 from unrolled.instruments import memory_curve, probe
 from unrolled.instruments.probe import control_labels
 from unrolled.model import SequenceModel
@@ -21,6 +32,7 @@ _SEQUENCES = 480
 _LAGS = (0, 1, 2, 3, 5, 8, 12, 18, 26)
 _NEAR = 1  # lags up to this are the immediate past
 _FAR = 8  # lags from this on are the far past
+_COUNTS = 0.01  # differences in accuracy below this are no difference
 # What is true of the source at each character, and is not the character itself.
 _LABELS = ("in_string", "in_comment", "bracket_depth", "indentation")
 
@@ -91,14 +103,17 @@ def _judge(runs: Sequence[Run]) -> Claim:
         if not lstm:
             continue
         if not learnt(runs, setting, "lstm"):
-            remarks.append(f"{setting}: left out of the verdict, since the LSTM did not learn this task (skill below {LEARNT})")
+            remarks.append(
+                f"{setting}: left out of the verdict, since the LSTM did not learn this task (skill below {LEARNT})"
+            )
         else:
             findings.append(
                 Finding(
                     setting,
-                    f"LSTM: the input {_FAR} or more steps back is read better from the cell than from the hidden state",
+                    f"LSTM: the input {_FAR} or more steps back is read better from the cell than from the hidden "
+                    "state",
                     Interval.over(_advantage(f, "cell", "hidden", far=True) for f in lstm.values()),
-                    0.0,
+                    _COUNTS,
                     "balanced accuracy",
                 )
             )
@@ -107,20 +122,29 @@ def _judge(runs: Sequence[Run]) -> Claim:
                     setting,
                     f"LSTM: the input 0 to {_NEAR} steps back is read better from the hidden state than from the cell",
                     Interval.over(_advantage(f, "hidden", "cell", far=False) for f in lstm.values()),
-                    0.0,
+                    _COUNTS,
                     "balanced accuracy",
                 )
             )
         panels.append(_curves_of_states(setting, lstm))
         panels.append(_curves_of_cells(setting, by_cell))
         if next(iter(lstm.values()))["labels"]:
-            tables.append(_table_of_labels(setting, by_cell))
+            tables += _tables_of_labels(setting, by_cell)
+            remarks.append(
+                f"{setting}: selectivity (Hewitt & Liang 2019) below 0 means that a label dealt to each character "
+                "is easier to read "
+                "from a state than the label in question, since the state still holds the character itself; what a "
+                "state adds is then seen "
+                "beside the input alone and the untrained network"
+            )
     return Claim(
         "contents",
         "The cell state carries the far past, the hidden state the immediate past.",
-        "A linear readout (a probe) is fitted to tell the input symbol k steps back from the hidden state, from the cell state and from both, and "
+        "A linear readout (a probe) is fitted to tell the input symbol k steps back from the hidden state, from "
+        "the cell state and from both, and "
         "is tested on other sequences; where the task says which symbol must be kept, the far past is that symbol. "
-        "Beside it stand the same readout of an untrained network, of the input alone and, as a control, for labels that the states cannot know.",
+        "Beside it stand the same readout of an untrained network, of the input alone and, as a control, for "
+        "labels that the states cannot know.",
         tuple(findings),
         tuple(panels),
         tuple(remarks),
@@ -139,12 +163,20 @@ def _curves_of_states(setting: str, lstm: dict[int, Figures]) -> Panel:
         "input": ("input", "hidden"),
     }
     curves = [
-        curve(f"LSTM {name}" if name != "input" else "input alone", cell, state, lags, [f["curves"][name]["accuracy"] for f in lstm.values()])
+        curve(
+            f"LSTM {name}" if name != "input" else "input alone",
+            cell,
+            state,
+            lags,
+            [f["curves"][name]["accuracy"] for f in lstm.values()],
+        )
         for name, (cell, state) in names.items()
     ]
     control = [f["curves"]["cell"]["control"] for f in lstm.values()]
     curves.append(curve("LSTM cell, control labels", "control", "cell", lags, control))
-    return Panel(f"Input k steps back, read from the LSTM: {setting}", "lag k (steps back)", "balanced accuracy", tuple(curves))
+    return Panel(
+        f"Input k steps back, read from the LSTM: {setting}", "lag k (steps back)", "balanced accuracy", tuple(curves)
+    )
 
 
 def _curves_of_cells(setting: str, by_cell: dict[str, dict[int, Figures]]) -> Panel:
@@ -157,35 +189,47 @@ def _curves_of_cells(setting: str, by_cell: dict[str, dict[int, Figures]]) -> Pa
     return Panel(f"Input k steps back, by cell: {setting}", "lag k (steps back)", "balanced accuracy", tuple(curves))
 
 
-def _table_of_labels(setting: str, by_cell: dict[str, dict[int, Figures]]) -> Table:
-    rows = []
-    for cell, measured in by_cell.items():
-        first = next(iter(measured.values()), None)
-        if first is None:
-            continue
-        for label, by_name in first["labels"].items():
-            for name in by_name:
-                if name == "input" and cell != "lstm":
-                    continue
-                results = [f["labels"][label][name] for f in measured.values()]
-                accuracy = Interval.over(r["accuracy"] for r in results)
-                control = Interval.over(r["control"] for r in results)
-                rows.append(
-                    (
-                        label.replace("_", " "),
-                        "input alone" if name == "input" else f"{NAMES[cell]} {name}",
-                        f"{accuracy.mean:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})",
-                        f"{control.mean:.3f}",
-                        f"{accuracy.mean - control.mean:+.3f}",
-                        f"{Interval.over(r['chance'] for r in results).mean:.3f}",
-                    )
-                )
-    rows.sort(key=lambda row: row[0])
-    return Table(
-        f"What a linear probe tells from each state, beside the tokenizer's truth: {setting}",
-        ("label", "read from", "balanced accuracy (95 % interval)", "control task", "selectivity", "chance"),
-        tuple(rows),
-    )
+# Columns of the tables of labels: what is read, of which cell.
+_READ = (
+    ("input alone", "lstm", "input"),
+    ("untrained LSTM, both", "lstm", "untrained both"),
+    ("RNN hidden", "rnn", "hidden"),
+    ("GRU hidden", "gru", "hidden"),
+    ("LSTM hidden", "lstm", "hidden"),
+    ("LSTM cell", "lstm", "cell"),
+    ("LSTM both", "lstm", "both"),
+)
+
+
+def _tables_of_labels(setting: str, by_cell: dict[str, dict[int, Figures]]) -> list[Table]:
+    lstm = list(by_cell["lstm"].values())
+    columns = [(title, cell, name) for title, cell, name in _READ if by_cell[cell]]
+    accuracies, selectivities = [], []
+    for label in lstm[0]["labels"]:
+        chance = Interval.over(f["labels"][label]["chance"] for f in lstm)
+        results = [[f["labels"][label][name] for f in by_cell[cell].values()] for _, cell, name in columns]
+        words = label.replace("_", " ")
+        accuracies.append((words, f"{chance.mean:.2f}", *(_with_half([r["accuracy"] for r in rs]) for rs in results)))
+        selectivities.append((words, *(_with_half([r["accuracy"] - r["control"] for r in rs], "+") for rs in results)))
+    titles = [title for title, _, _ in columns]
+    return [
+        Table(
+            f"Balanced accuracy of a linear probe for the tokenizer's labels, with 95 % interval over seeds: {setting}",
+            ("label", "chance", *titles),
+            tuple(accuracies),
+        ),
+        Table(
+            "Selectivity: that accuracy less the accuracy on a control task, a label dealt at random to each "
+            f"character: {setting}",
+            ("label", *titles),
+            tuple(selectivities),
+        ),
+    ]
+
+
+def _with_half(values: list[float], sign: str = "") -> str:
+    over = Interval.over(values)
+    return f"{over.mean:{sign}.2f} ± {over.high - over.mean:.2f}"
 
 
 MEASUREMENT = Measurement("contents", _measure, _judge)

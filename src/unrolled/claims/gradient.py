@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from unrolled.claims.evidence import NAMES, Figures, Measurement, Run, Subject, curve, figures, paired, settings_of
+from unrolled.claims.evidence import (
+    NAMES,
+    Figures,
+    Measurement,
+    Run,
+    Subject,
+    curve,
+    figures,
+    number,
+    paired,
+    settings_of,
+)
 from unrolled.instruments import gradient_flow, lyapunov
 from unrolled.storage import finite
-from unrolled.verdicts import Claim, Finding, Interval, Panel
+from unrolled.verdicts import Claim, Finding, Interval, Panel, Table
 
 _SEQUENCES = 64
 
@@ -46,7 +58,7 @@ def _size(value: float | None) -> float:
 
 
 def _judge(runs: Sequence[Run]) -> Claim:
-    findings, panels, remarks = [], [], []
+    findings, panels, rows = [], [], []
     for setting in settings_of(runs, "gradient"):
         by_cell = {cell: figures(runs, "gradient", setting, cell) for cell in NAMES}
         rnn, lstm = by_cell["rnn"], by_cell["lstm"]
@@ -56,7 +68,7 @@ def _judge(runs: Sequence[Run]) -> Claim:
         findings.append(
             Finding(
                 setting,
-                f"RNN: over {steps} steps the gradient to the hidden state shrinks or grows more than tenfold",
+                f"RNN: over {steps - 1} steps the gradient to the hidden state shrinks or grows more than tenfold",
                 Interval.over(_size(f["fold"]["hidden"]) for f in rnn.values()),
                 1.0,
                 "powers of ten",
@@ -89,30 +101,54 @@ def _judge(runs: Sequence[Run]) -> Claim:
                 log_y=True,
             )
         )
-        remarks.append(f"{setting}: " + "; ".join(_per_step(cell, measured) for cell, measured in by_cell.items() if measured))
+        rows += [row for cell, measured in by_cell.items() if measured for row in _rows(setting, cell, measured)]
     return Claim(
         "gradient",
         "An RNN's gradient vanishes or explodes with lag; the cell state is a highway for it.",
-        "The loss at the last step is differentiated with respect to every earlier hidden and cell state of the trained "
+        "The loss at the last step is differentiated with respect to every earlier hidden and cell state of the "
+        "trained "
         "network, and the length of that gradient is followed back through time. "
         "If the claim is right, the RNN's line falls or rises steeply while the LSTM's cell line stays nearly level.",
         tuple(findings),
         tuple(panels),
-        tuple(remarks),
+        (
+            "Forget gates alone: the product of the forget gates between the two steps, which is the cell's own "
+            "direct path; the cell's line "
+            "beside it is along every path.",
+        )
+        if rows
+        else (),
+        (_table(rows),) if rows else (),
     )
 
 
-def _per_step(cell: str, measured: dict[int, Figures]) -> str:
-    parts = []
+def _table(rows: Sequence[tuple[str, ...]]) -> Table:
+    return Table(
+        "How fast gradients shrink (growth below 0) or grow, means over seeds",
+        (
+            "setting",
+            "gradient to",
+            "growth per step (nats)",
+            "before training",
+            "halves every (steps)",
+            "top Lyapunov exponent of the full state (nats per step)",
+        ),
+        tuple(rows),
+    )
+
+
+def _rows(setting: str, cell: str, measured: dict[int, Figures]) -> list[tuple[str, ...]]:
+    def mean(figure: str, state: str | None = None) -> float:
+        values = [f[figure] if state is None else f[figure][state] for f in measured.values()]
+        return Interval.over(number(value) for value in values).mean
+
+    rows: list[tuple[str, ...]] = []
     for state in next(iter(measured.values()))["rate"]:
-        trained = Interval.over(-_size(f["rate"][state]) if f["rate"][state] is None else f["rate"][state] for f in measured.values())
-        untrained = Interval.over(-_size(f["untrained_rate"][state]) if f["untrained_rate"][state] is None else f["untrained_rate"][state] for f in measured.values())
-        parts.append(f"{state} {trained.mean:+.3f} ({untrained.mean:+.3f} before training)")
-    exponent = Interval.over(f["exponent"] if f["exponent"] is not None else float("nan") for f in measured.values())
-    return (
-        f"{NAMES[cell]} gradient growth in nats per step: {', '.join(parts)}, "
-        f"top Lyapunov exponent of the full state {exponent.mean:+.3f}"
-    )
+        rate = mean("rate", state)
+        halves = f"{math.log(2) / -rate:.1f}" if rate < 0 else "grows"
+        figures = (f"{rate:+.3f}", f"{mean('untrained_rate', state):+.3f}", halves, f"{mean('exponent'):+.3f}")
+        rows.append((setting, f"{NAMES[cell]} {state}", *figures))
+    return rows
 
 
 MEASUREMENT = Measurement("gradient", _measure, _judge)

@@ -51,7 +51,8 @@ def _judge(runs: Sequence[Run]) -> Claim:
                 setting,
                 "LSTM: a push on the cell state lives longer than one on the hidden state",
                 Interval.over(
-                    math.log2(max(f["cell"]["half_life"], 0.1) / max(f["hidden"]["half_life"], 0.1)) for f in lstm.values()
+                    math.log2(max(f["cell"]["half_life"], 0.1) / max(f["hidden"]["half_life"], 0.1))
+                    for f in lstm.values()
                 ),
                 0.0,
                 "doublings of the half-life",
@@ -90,7 +91,8 @@ def _judge(runs: Sequence[Run]) -> Claim:
     return Claim(
         "overwrite",
         "The hidden state is overwritten at every step; the cell state is kept.",
-        "At a quarter of the sequence the hidden state alone, or the cell state alone, is pushed by a tenth of its own length, and the "
+        "At a quarter of the sequence the hidden state alone, or the cell state alone, is pushed by a tenth of its "
+        "own length, and the "
         "network is run on beside its undisturbed twin. "
         "The distance between the two, as a share of the push, shows for how many steps the push survives.",
         tuple(findings),

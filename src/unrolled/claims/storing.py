@@ -8,13 +8,26 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from unrolled.claims.evidence import LEARNT, NAMES, Figures, Measurement, Run, Subject, curve, figures, learnt, settings_of
+from unrolled.claims.evidence import (
+    LEARNT,
+    NAMES,
+    Figures,
+    Measurement,
+    Run,
+    Subject,
+    curve,
+    figures,
+    learnt,
+    settings_of,
+)
 from unrolled.instruments import gate_openness
 from unrolled.layers import cell_of
 from unrolled.trace import record
 from unrolled.verdicts import Claim, Finding, Interval, Panel
 
 _SEQUENCES = 256
+# Differences in openness below this are no difference.
+_COUNTS = 0.01
 _AROUND = range(-4, 9)
 
 # Which gate acts at which kind of step.
@@ -60,20 +73,27 @@ def _judge(runs: Sequence[Run]) -> Claim:
         if not lstm:
             continue
         if not learnt(runs, setting, "lstm"):
-            remarks.append(f"{setting}: left out of the verdict, since the LSTM did not learn this task (skill below {LEARNT})")
+            remarks.append(
+                f"{setting}: left out of the verdict, since the LSTM did not learn this task (skill below {LEARNT})"
+            )
         for mark in next(iter(lstm.values())):
             gate = next(iter(lstm.values()))[mark]["gate"]
             if learnt(runs, setting, "lstm"):
                 findings.append(
                     Finding(
                         setting,
-                        f"LSTM: training makes the {_words(gate)} tell the steps to {mark} from the others more than before",
-                        Interval.over(f[mark]["trained"]["difference"] - f[mark]["untrained"]["difference"] for f in lstm.values()),
-                        0.0,
+                        f"LSTM: training makes the {_words(gate)} tell the steps to {mark} from the others more "
+                        "than before",
+                        Interval.over(
+                            f[mark]["trained"]["difference"] - f[mark]["untrained"]["difference"] for f in lstm.values()
+                        ),
+                        _COUNTS,
                         "openness (0 to 1)",
                     )
                 )
-            effects = {name: Interval.over(f[mark][name]["effect"] for f in lstm.values()) for name in ("trained", "untrained")}
+            effects = {
+                name: Interval.over(f[mark][name]["effect"] for f in lstm.values()) for name in ("trained", "untrained")
+            }
             remarks.append(
                 f"{setting}: LSTM {_words(gate)} at steps to {mark} against the others, Cohen's d over units "
                 f"{effects['trained'].mean:.2f} trained, {effects['untrained'].mean:.2f} untrained"
@@ -85,7 +105,9 @@ def _judge(runs: Sequence[Run]) -> Claim:
                     gate = next(iter(measured.values()))[mark]["gate"]
                     rows = [f[mark][name]["around"] for f in measured.values()]
                     label = f"{NAMES[cell]} {_ACTS[mark]}s by {_words(gate)}, {name}"
-                    curves.append((mark, curve(label, cell, "cell" if name == "trained" else "hidden", list(_AROUND), rows)))
+                    curves.append(
+                        (mark, curve(label, cell, "cell" if name == "trained" else "hidden", list(_AROUND), rows))
+                    )
         for mark in ("store", "load"):
             chosen = tuple(line for m, line in curves if m == mark)
             if chosen:
@@ -100,7 +122,8 @@ def _judge(runs: Sequence[Run]) -> Claim:
     return Claim(
         "storing",
         "What to store and when to load is learnt.",
-        "Each gate's openness at the steps that matter (a marked number, the cue, the question) is compared with its openness at the "
+        "Each gate's openness at the steps that matter (a marked number, the cue, the question) is compared with "
+        "its openness at the "
         "other steps, unit by unit. "
         "The claim needs this difference to be larger after training than in the same network before it.",
         tuple(findings),
@@ -114,4 +137,3 @@ def _words(gate: str) -> str:
 
 
 MEASUREMENT = Measurement("storing", _measure, _judge)
-

@@ -15,7 +15,8 @@ class GateOpenness:
     Attributes:
         matter: mean over units, sequences and the steps that matter.
         rest: the same over the other steps.
-        difference: mean over units of the size of the unit's own difference between the two, in openness. Units may open or shut,
+        difference: mean over units of the size of the unit's own difference between the two, in openness. Units may
+            open or shut,
             so their differences are taken without sign.
         effect: Cohen's d, the mean over units of the size of the unit's difference in its own standard deviations
             within the two kinds of steps (Cohen 1988); units that never change are left out.
@@ -39,7 +40,9 @@ def gate_openness(gate: Tensor, marks: Tensor, *, open_at: int = 1) -> GateOpenn
         ValueError: shapes that do not fit, or marks that are all true or all false.
     """
     if marks.shape != gate.shape[:2]:
-        raise ValueError(f"marks: shape {tuple(marks.shape)} does not fit gate {tuple(gate.shape)}; expected its (B, T)")
+        raise ValueError(
+            f"marks: shape {tuple(marks.shape)} does not fit gate {tuple(gate.shape)}; expected its (B, T)"
+        )
     if bool(marks.all()) or not bool(marks.any()):
         raise ValueError("marks: every step or no step is marked; there is nothing to compare")
     openness = gate.detach().double()

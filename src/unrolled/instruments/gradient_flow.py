@@ -25,7 +25,8 @@ class GradientFlow:
     Attributes:
         lags: (K + 1,) 0, 1, ..., K steps before the last.
         norms: state -> (K + 1,) geometric mean over sequences of the gradient's Euclidean norm over units.
-        direct: (K + 1,) the part of the cell's own path, mean over units and sequences of the product of the forget gates
+        direct: (K + 1,) the part of the cell's own path, mean over units and sequences of the product of the forget
+            gates
             after step t - k (d c_t / d c_(t-k) with all gates held fixed; Hochreiter & Schmidhuber 1997, Levy et al.
             2018); None for a cell without forget gates.
     """
@@ -35,16 +36,23 @@ class GradientFlow:
     direct: Figures | None
 
     def rate(self, state: str) -> float:
-        """Growth of the norm per step in nats (below 0: it vanishes), a least-squares line over lags 1 to K."""
+        """Growth of the norm per step in nats (below 0: it vanishes), a least-squares line over lags 1 to K.
+
+        Minus infinity where the gradient is exactly zero from lag 2 on, NaN where K is 1 and there is no line.
+        """
         norms = self.norms[state][1:]
+        if len(norms) < 2:
+            return math.nan
         usable = norms > 0
         if usable.sum() < 2:
             return -math.inf
         return float(np.polyfit(self.lags[1:][usable], np.log(norms[usable]), 1)[0])
 
     def half_life(self, state: str) -> float:
-        """Steps back in which the gradient halves, infinite where it does not shrink."""
+        """Steps back in which the gradient halves, infinite where it does not shrink, NaN where there is no rate."""
         rate = self.rate(state)
+        if math.isnan(rate):
+            return math.nan
         return math.log(2) / -rate if rate < 0 else math.inf
 
     def fold(self, state: str) -> float:
@@ -110,7 +118,9 @@ def one_layer(model: nn.Module, layer: str | None) -> str:
     prefixes = list(dict.fromkeys(name.rpartition(".")[0] for name in recordable(model)))
     if layer is None:
         if len(prefixes) != 1:
-            raise ValueError(f"layer: the model has {len(prefixes)} recurrent layers; expected one of {', '.join(prefixes)}")
+            raise ValueError(
+                f"layer: the model has {len(prefixes)} recurrent layers; expected one of {', '.join(prefixes)}"
+            )
         layer = prefixes[0]
     if layer not in prefixes:
         raise ValueError(f"layer: {layer!r} is not in the model; expected one of {', '.join(prefixes)}")

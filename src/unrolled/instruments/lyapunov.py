@@ -11,11 +11,14 @@ from unrolled.layers import cell_of, state_sizes, weights_of
 from unrolled.recurrence.cells import Weights
 
 
-def lyapunov(layer: nn.RNNBase, inputs: Tensor, *, count: int = 1, warm_up: int = 10, seed: int = 0) -> NDArray[np.float64]:
+def lyapunov(
+    layer: nn.RNNBase, inputs: Tensor, *, count: int = 1, warm_up: int = 10, seed: int = 0
+) -> NDArray[np.float64]:
     """The `count` largest Lyapunov exponents along given inputs, averaged over sequences.
 
     The tangent vectors are carried through the Jacobian of all states together, (h, c) for an LSTM, and
-    orthonormalised at every step by QR (Engelken et al. 2023; Vogt et al. 2022). An LSTM's exponents computed from h alone would miss the
+    orthonormalised at every step by QR (Engelken et al. 2023; Vogt et al. 2022). An LSTM's exponents computed from h
+    alone would miss the
     cell's own path.
 
     Args:
@@ -42,7 +45,7 @@ def lyapunov(layer: nn.RNNBase, inputs: Tensor, *, count: int = 1, warm_up: int 
     cell, sizes = cell_of(layer), list(state_sizes(layer).values())
     if not 1 <= count <= sum(sizes):
         raise ValueError(f"count: {count} exponents of {sum(sizes)} states; expected 1 to {sum(sizes)}")
-    weights = Weights(*(w if w is None else w.detach().double() for w in weights_of(layer, "l0")))
+    weights = Weights._make(None if w is None else w.detach().double() for w in weights_of(layer, "l0"))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         projected = cell.project(inputs.double(), weights).unbind(1)
@@ -52,7 +55,7 @@ def lyapunov(layer: nn.RNNBase, inputs: Tensor, *, count: int = 1, warm_up: int 
         for t, x in enumerate(projected):
 
             def step(joined: Tensor, x: Tensor = x) -> Tensor:
-                return torch.cat(cell.step(x, joined.split(sizes, dim=-1), weights)[0], dim=-1)
+                return torch.cat(cell.step(x, torch.split(joined, sizes, dim=-1), weights)[0], dim=-1)
 
             pushed = [torch.func.jvp(step, (state,), (tangent,)) for tangent in tangents]
             state = pushed[0][0]

@@ -27,7 +27,9 @@ class MemoryCurve:
     chance: tuple[float, ...]
 
 
-def memory_curve(features: Figures, symbols: Labels, lags: Sequence[int], *, seed: int = 0, max_steps: int = 4000) -> MemoryCurve:
+def memory_curve(
+    features: Figures, symbols: Labels, lags: Sequence[int], *, seed: int = 0, max_steps: int = 4000
+) -> MemoryCurve:
     """Decode the symbol k steps back from the features at each step (after Jaeger 2001, for symbols).
 
     Args:
@@ -47,9 +49,7 @@ def memory_curve(features: Figures, symbols: Labels, lags: Sequence[int], *, see
     found = []
     for lag in lags:
         back = symbols[:, : length - lag]
-        found.append(
-            probe(features[:, lag:], back, control=np.roll(back, 1, axis=0), seed=seed, max_steps=max_steps)
-        )
+        found.append(probe(features[:, lag:], back, control=np.roll(back, 1, axis=0), seed=seed, max_steps=max_steps))
     return MemoryCurve(
         tuple(lags),
         tuple(r.accuracy for r in found),

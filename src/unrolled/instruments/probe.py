@@ -61,13 +61,17 @@ def probe(
         ValueError: shapes that do not fit, too few sequences, NaN, or fewer than two classes to tell apart.
     """
     if features.ndim != 3 or labels.shape != features.shape[:2]:
-        raise ValueError(f"labels: shape {labels.shape} does not fit features {features.shape}; expected (B, T) and (B, T, F)")
+        raise ValueError(
+            f"labels: shape {labels.shape} does not fit features {features.shape}; expected (B, T) and (B, T, F)"
+        )
     if not np.isfinite(features).all():
         raise ValueError("features: hold NaN or infinity")
     batch = features.shape[0]
     tested = max(1, round(test_share * batch))
     if batch - tested < 1:
-        raise ValueError(f"features: {batch} sequences are too few to fit on some and test on others; expected 2 or more")
+        raise ValueError(
+            f"features: {batch} sequences are too few to fit on some and test on others; expected 2 or more"
+        )
     order = np.random.default_rng(seed).permutation(batch)
     fitting, testing = order[tested:], order[:tested]
     accuracy, chance, steps = _accuracy(features, labels, fitting, testing, max_steps, ridge, seed)
@@ -78,7 +82,8 @@ def probe(
 
 
 def control_labels(symbols: Labels, labels: Labels, *, seed: int = 0) -> Labels:
-    """The control task of Hewitt & Liang (2019): each symbol is dealt one label at random, with the labels' own frequencies.
+    """The control task of Hewitt & Liang (2019): each symbol is dealt one label at random, with the labels' own
+    frequencies.
 
     Args:
         symbols: (B, T) the input symbol that a control label depends on.
@@ -106,7 +111,8 @@ def _accuracy(
         if len(y) > max_steps:
             chosen = random.choice(len(y), max_steps, replace=False)
             x, y = x[chosen], y[chosen]
-        return x, y
+        # In float64: states of a trained network are often nearly dependent.
+        return x.astype(np.float64), y
 
     (x, y), (x_test, y_test) = gather(fitting), gather(testing)
     if len(np.unique(y)) < 2 or len(y_test) == 0:

@@ -34,7 +34,7 @@ class PushResponse:
     output: Figures
 
     def half_life(self) -> float:
-        """Steps until less than half of the push is left for good in the states, interpolated; J where that is not seen."""
+        """Steps until less than half of the push is left in the states for good, interpolated; J if not seen."""
         below = self.states < 0.5
         if below[-1] and not below[0]:
             first = len(below) - int(np.argmin(below[::-1]))  # the first step after the last one above half
@@ -57,7 +57,8 @@ def push_response(
 ) -> PushResponse:
     """Push one state after step `at` and follow the difference to the end of the sequence.
 
-    The push is on `state` alone: the others keep their values at that step. Pushing the hidden state is seen by the output at
+    The push is on `state` alone: the others keep their values at that step. Pushing the hidden state is seen by the
+    output at
     that step and by the next step; pushing the cell state is seen by the next step.
 
     Args:
@@ -70,8 +71,13 @@ def push_response(
         seed: of the directions.
 
     Raises:
-        ValueError: the layer has no such state, or `at` leaves no step to follow.
+        ValueError: several layers or directions, no such state, or `at` leaves no step to follow.
     """
+    if layer.num_layers != 1 or layer.bidirectional:
+        raise ValueError(
+            f"layer: a push is followed in one layer in one direction, given {layer.num_layers} layers"
+            f"{' in two directions' if layer.bidirectional else ''}"
+        )
     states = cell_of(layer).states
     if state not in states:
         raise ValueError(f"state: {state!r} is not a state of this layer; expected one of {', '.join(states)}")
@@ -109,4 +115,7 @@ def _follow(layer: nn.RNNBase, x: Tensor, states: list[Tensor]) -> list[Tensor]:
     with record(layer, names=[f"l0.{name}" for name in cell_of(layer).states], detach=True) as trace:
         layer(x, tuple(states) if len(states) > 1 else states[0])
     names = cell_of(layer).states
-    return [torch.cat([first.transpose(0, 1), trace[f"l0.{name}"]], dim=1) for first, name in zip(states, names, strict=True)]
+    return [
+        torch.cat([first.transpose(0, 1), trace[f"l0.{name}"]], dim=1)
+        for first, name in zip(states, names, strict=True)
+    ]

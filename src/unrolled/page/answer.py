@@ -10,17 +10,29 @@ from unrolled.verdicts import Claim, Verdict
 _SAYINGS: dict[str, dict[Verdict, str]] = {
     "gradient": {
         "supported": "gradients vanish or explode in the RNN and reach far back through the LSTM's cell state",
-        "contradicted": "the cell state is no better road for gradients than the RNN's hidden state, or the RNN's did not vanish",
-        "undecided": "whether gradients reach further back through the cell than through an RNN's hidden state stays open",
+        "contradicted": (
+            "the cell state is no better road for gradients than the RNN's hidden state, or the RNN's did not vanish"
+        ),
+        "undecided": (
+            "whether gradients reach further back through the cell than through an RNN's hidden state stays open"
+        ),
     },
     "overwrite": {
-        "supported": "a change of the hidden state alone is gone within a step or so, while a change of the cell state stays",
-        "contradicted": "a change of the hidden state is not gone after one step, or does not fade faster than one of the cell state",
+        "supported": (
+            "a change of the hidden state alone is gone within a step or so, while a change of the cell state stays"
+        ),
+        "contradicted": (
+            "a change of the hidden state is not gone after one step, or does not fade faster than one "
+            "of the cell state"
+        ),
         "undecided": "whether the hidden state is overwritten while the cell state is kept stays open",
     },
     "contents": {
         "supported": "the far past is read better from the cell state, the immediate past better from the hidden state",
-        "contradicted": "the far past is not read better from the cell state, or the immediate past not better from the hidden state",
+        "contradicted": (
+            "the far past is not read better from the cell state, or the immediate past not better "
+            "from the hidden state"
+        ),
         "undecided": "what is read better from which state stays open",
     },
     "storing": {
@@ -37,7 +49,7 @@ _SAYINGS: dict[str, dict[Verdict, str]] = {
 
 
 def answer(claims: Sequence[Claim]) -> str:
-    """A paragraph: what holds in every setting, what depends on the setting, and what stays open."""
+    """A line for each claim: what holds in every setting, what depends on the setting, and what stays open."""
     sentences = []
     for claim in claims:
         sayings = _SAYINGS.get(claim.id)
@@ -52,10 +64,14 @@ def answer(claims: Sequence[Claim]) -> str:
         parts = []
         for verdict in ("supported", "contradicted", "undecided"):
             if verdict in groups:
-                where = "in every setting" if len(groups) == 1 and len(claim.settings) > 1 else f"on {_listed(groups[verdict])}"
+                where = (
+                    "in every setting"
+                    if len(groups) == 1 and len(claim.settings) > 1
+                    else f"on {_listed(groups[verdict])}"
+                )
                 parts.append(f"{where} {sayings[verdict]}")
         sentences.append(_capital("; ".join(parts)) + ".")
-    return " ".join(sentences)
+    return "\n".join(sentences)
 
 
 def _listed(settings: Sequence[str]) -> str:

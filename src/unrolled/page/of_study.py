@@ -74,7 +74,8 @@ def _setup(study: Study) -> list[str]:
     seeds = len({plan.seed for plan in study.plans})
     lines = [
         f"{len(study.runs)} networks: {', '.join(dict.fromkeys(p.cell.upper() for p in study.plans))} on "
-        f"{', '.join(dict.fromkeys(p.setting for p in study.plans))}, {seeds} seeds each. A seed decides the first weights and the data.",
+        f"{', '.join(dict.fromkeys(p.setting for p in study.plans))}, {seeds} seeds each. A seed decides the first "
+        "weights and the data.",
     ]
     for setting in dict.fromkeys(plan.setting for plan in study.plans):
         plan = next(p for p in study.plans if p.setting == setting)
@@ -82,15 +83,18 @@ def _setup(study: Study) -> list[str]:
         counts = [run.parameters for run in sizes.values()]
         apart = (max(counts) - min(counts)) / plan.parameters if counts else math.nan
         lines.append(
-            f"{setting}: {plan.budget.steps:,} steps of {plan.budget.batch_size} sequences, Adam at {plan.budget.learning_rate:g}, gradient "
+            f"{setting}: {plan.budget.steps:,} steps of {plan.budget.batch_size} sequences, Adam at "
+            f"{plan.budget.learning_rate:g}, gradient "
             f"norm cut at {plan.budget.clip:g}, the weights of the best validation kept; "
             f"{', '.join(f'{cell.upper()} {run.hidden_size} units' for cell, run in sizes.items())}, "
             f"about {plan.parameters:,} parameters each, at most {apart:.1%} apart."
         )
     lines.append(f"The LSTM's forget gate bias starts at {first.forget_bias:g} (Jozefowicz et al. 2015).")
     lines.append(
-        "Intervals are Student's at 95 % over seeds. A figure that must be above a threshold supports the claim if its whole interval is "
-        "above, contradicts it if the whole interval is below, and else leaves it undecided; no correction is made for the number of figures."
+        "Intervals are Student's at 95 % over seeds. A figure that must be above a threshold supports the claim if "
+        "its whole interval is "
+        "above, contradicts it if the whole interval is below, and else leaves it undecided; no correction is made "
+        "for the number of figures."
     )
     lines.append(", ".join(f"{name} {version}" for name, version in first.versions.items()) + ".")
     return lines
@@ -118,7 +122,8 @@ def _excerpts(study: Study) -> list[Excerpt]:
         states = {name.rpartition(".")[2]: trace[name][0].numpy() for name in trace}
         excerpts.append(
             Excerpt(
-                f"{run.cell.upper()} with {run.hidden_size} units on source code it was not trained on, {run.value:.2f} bits a character",
+                f"{run.cell.upper()} with {run.hidden_size} units on source code it was not trained on, "
+                f"{run.value:.2f} bits a character",
                 decode(batch.symbols[0]),
                 {name: states[name] for name in ("cell", "hidden", *states) if name in states},
                 {name: values[0].numpy() for name, values in batch.labels.items()},

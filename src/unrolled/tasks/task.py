@@ -105,7 +105,7 @@ class Task(ABC):
         return 1 - value / base
 
     def spec(self) -> str:
-        """The task as it is written on the command line: name, then its telling setting and every other that is not the default."""
+        """The task as written on the command line: name, telling setting, and every other that is not the default."""
         settings = []
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
