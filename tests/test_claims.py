@@ -181,6 +181,13 @@ def test_the_answer_says_what_the_verdicts_say() -> None:
     assert "the LSTM remembers no better than an RNN of equal size" in false
 
 
+def test_the_answer_counts_what_held_everywhere_somewhere_and_nowhere() -> None:
+    claims = [judged("storing", TRUE["storing"]), judged(*FALSE["an RNN that remembers as well"])]
+    assert answer(claims).startswith(
+        "Of 2 parts of the folk answer, 1 held in every setting tried, 0 in some and 1 in none."
+    )
+
+
 def test_judging_does_not_change_the_evidence() -> None:
     evidence = [r for claim in TRUE.values() for r in claim]
     before = copy.deepcopy(evidence)

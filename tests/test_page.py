@@ -214,9 +214,16 @@ def test_claim_without_findings_is_undecided(made: Path) -> None:
     assert "nothing was measured" in write(made, claims=[Claim("x", "a claim", "How.", (), ())]).text
 
 
-def test_folder_that_does_not_exist_gives_one_line_with_the_path(tmp_path: Path) -> None:
+def test_folder_that_does_not_exist_is_made(tmp_path: Path) -> None:
     target = tmp_path / "missing" / "report.html"
-    with pytest.raises(OSError, match="cannot write the page") as error:
+    write(target)
+    assert target.is_file()
+
+
+def test_folder_that_cannot_be_made_gives_one_line_with_the_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    target = tmp_path / "file" / "report.html"
+    with pytest.raises(OSError, match="cannot write") as error:
         write(target)
     assert str(target) in str(error.value)
     assert "\n" not in str(error.value)

@@ -51,12 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--cells", nargs="+", default=["rnn", "gru", "lstm"], help="cells to train (default: rnn gru lstm)"
     )
-    compare.add_argument("--seeds", type=int, default=4, help="networks of each kind (default: 4)")
+    compare.add_argument("--seeds", type=int, default=3, help="networks of each kind (default: 3)")
     compare.add_argument("--parameters", type=int, help="parameters of each network (default: 6100; 48000 for code)")
     compare.add_argument(
         "--steps",
         type=int,
-        help="optimiser steps of each (default: 500 for code, else 100 to 1500, fewer for long sequences)",
+        help="optimiser steps of each (default: 500 for code, 1500 for others, 750 if long)",
     )
     compare.add_argument("--jobs", type=int, help="runs at once (default: the number of processors)")
     compare.add_argument("--out", type=Path, help="folder of the study (default: runs/default, or the tasks' names)")

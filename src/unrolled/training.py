@@ -191,9 +191,7 @@ def fit(
             recent.clear()
             # A step can spoil the weights after its loss was taken; an accuracy would not show it.
             if not math.isfinite(mean_loss) or not all(bool(p.isfinite().all()) for p in model.parameters()):
-                raise Diverged(
-                    f"training on {task.spec()} diverged: the loss is {mean_loss} by step {step}{advice}"
-                )
+                raise Diverged(f"training on {task.spec()} diverged: the loss is {mean_loss} by step {step}{advice}")
             value = evaluate(model, task, split="validation", size=budget.validation_size, seed=seed)
             if not math.isfinite(value):
                 raise Diverged(

@@ -50,7 +50,7 @@ _SAYINGS: dict[str, dict[Verdict, str]] = {
 
 def answer(claims: Sequence[Claim]) -> str:
     """A line for each claim: what holds in every setting, what depends on the setting, and what stays open."""
-    sentences = []
+    sentences = [_tally(claims)] if claims else []
     for claim in claims:
         sayings = _SAYINGS.get(claim.id)
         if sayings is None:
@@ -72,6 +72,18 @@ def answer(claims: Sequence[Claim]) -> str:
                 parts.append(f"{where} {sayings[verdict]}")
         sentences.append(_capital("; ".join(parts)) + ".")
     return "\n".join(sentences)
+
+
+def _tally(claims: Sequence[Claim]) -> str:
+    """How many claims were borne out in all settings, in some, and in none."""
+    counts = [sum(v == "supported" for v in claim.settings.values()) for claim in claims]
+    everywhere = sum(0 < count == len(claim.settings) for claim, count in zip(claims, counts, strict=True))
+    nowhere = sum(count == 0 for count in counts)
+    somewhere = len(claims) - everywhere - nowhere
+    return (
+        f"Of {len(claims)} parts of the folk answer, {everywhere} held in every setting tried, {somewhere} in some and "
+        f"{nowhere} in none."
+    )
 
 
 def _listed(settings: Sequence[str]) -> str:
