@@ -51,8 +51,10 @@ def contents(seed: int, cell: float, hidden: float) -> dict[str, Any]:
         return {"accuracy": [near + 0.001 * seed, far + 0.002 * seed], "control": [0.1, 0.1]}
 
     states = {"cell": line(cell, hidden), "hidden": line(hidden * 0.999, cell * 0.999 - 0.001 * seed)}
-    names = ("both", "untrained cell", "untrained hidden", "input")
-    return {"lags": [0, 9], "curves": {**states, **{name: line(0.2, 0.2) for name in names}}, "labels": {}}
+    names = ("both", "untrained cell", "untrained hidden", "untrained both", "input")
+    curves = {**states, **{name: line(0.2, 0.2) for name in names}}
+    labels = {"in_string": {name: {"accuracy": 0.8, "control": 0.6, "chance": 0.5, "steps": 100} for name in curves}}
+    return {"lags": [0, 9], "curves": curves, "labels": labels}
 
 
 def openness(seed: int, trained: float, untrained: float) -> dict[str, Any]:
@@ -186,6 +188,12 @@ def test_the_answer_counts_what_held_everywhere_somewhere_and_nowhere() -> None:
     assert answer(claims).startswith(
         "Of 2 parts of the folk answer, 1 held in every setting tried, 0 in some and 1 in none."
     )
+
+
+def test_labels_are_shown_with_their_accuracy_and_selectivity() -> None:
+    accuracy, selectivity = judged("contents", TRUE["contents"]).tables
+    assert accuracy.rows[0][:3] == ("in string", "0.50", "0.80 ± 0.00")
+    assert selectivity.rows[0][:2] == ("in string", "+0.20 ± 0.00")
 
 
 def test_judging_does_not_change_the_evidence() -> None:

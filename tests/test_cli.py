@@ -14,9 +14,6 @@ from unrolled import __version__, study
 from unrolled.claims import MEASUREMENTS
 from unrolled.cli import main
 
-# torch itself calls its deprecated torch.jit.script when forward-mode derivatives are first used.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-
 TINY = ["compare", "recall:lag=9", "--cells", "rnn", "lstm", "--seeds", "2", "--steps", "3", "--parameters", "300"]
 HEAVY = ("torch", "numpy", "bokeh", "rich", "sklearn", "joblib", "scipy")
 

@@ -17,9 +17,6 @@ from unrolled.instruments.gradient_flow import GradientFlow
 from unrolled.instruments.probe import control_labels
 from unrolled.instruments.push_response import PushResponse
 
-# torch itself calls its deprecated torch.jit.script when forward-mode derivatives are first used.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-
 HIDDEN, LENGTH, BATCH = 6, 40, 3
 
 
@@ -93,6 +90,13 @@ def test_gradient_of_a_linear_rnn_is_alpha_to_the_lag(alpha: float) -> None:
     assert flow.rate("hidden") == pytest.approx(math.log(alpha), abs=1e-6)
     assert flow.fold("hidden") == pytest.approx((LENGTH - 2) * math.log10(alpha), abs=1e-6)
     assert flow.direct is None
+
+
+def test_norms_are_geometric_means_over_sequences() -> None:
+    layer, inputs = linear_rnn(0.9)
+    plain, scales = weighed(unit()), torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64)
+    flow = gradient_flow(layer, inputs, lambda output: plain(output) * scales)
+    np.testing.assert_allclose(flow.norms["hidden"], 0.9**flow.lags, rtol=1e-6)
 
 
 def test_half_life_of_a_vanishing_gradient_is_log_2_over_log_alpha() -> None:

@@ -20,9 +20,6 @@ from unrolled.study import Plan, Study, plan
 from unrolled.tasks import parse
 from unrolled.training import evaluate
 
-# torch itself calls its deprecated torch.jit.script when forward-mode derivatives are first used.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-
 SETTING = "recall:lag=9"
 # Too short for most instruments, and so quick to measure.
 SHORT = "recall:lag=3"

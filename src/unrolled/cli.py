@@ -102,6 +102,7 @@ def _need(module: str, extra: str) -> None:
 def _print(study: Study) -> None:
     """The verdicts as a table: one row for each claim and setting, with the figure that settles it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from unrolled.page import wording
@@ -116,5 +117,5 @@ def _print(study: Study) -> None:
         for setting, verdict in claim.settings.items():
             finding = wording.settling(claim, setting)
             figure = f"{wording.measured(finding.interval)} {finding.unit}"
-            table.add_row("", setting, verdict, figure, f"{wording.number(finding.threshold)}")
+            table.add_row("", escape(setting), verdict, figure, f"{wording.number(finding.threshold)}")
     Console().print(table)

@@ -172,7 +172,7 @@ def plan(
 def compare(
     tasks: str | Task | Sequence[str | Task] = DEFAULT_TASKS,
     *,
-    cells: Sequence[str] = CELLS,
+    cells: str | Sequence[str] = CELLS,
     seeds: int = 3,
     parameters: int | None = None,
     steps: int | None = None,
@@ -207,7 +207,8 @@ def compare(
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs: must be at least 1, given {jobs}")
     listed = [tasks] if isinstance(tasks, str | Task) else list(tasks)
-    plans = plan(listed, list(cells), seeds, parameters=parameters, steps=steps)
+    cells = [cells] if isinstance(cells, str) else list(cells)
+    plans = plan(listed, cells, seeds, parameters=parameters, steps=steps)
     if folder is None:
         folder = Path("runs") / "-".join(dict.fromkeys(p.setting.partition(":")[0] for p in plans))
     folder = Path(folder)

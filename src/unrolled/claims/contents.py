@@ -206,7 +206,7 @@ def _tables_of_labels(setting: str, by_cell: dict[str, dict[int, Figures]]) -> l
     columns = [(title, cell, name) for title, cell, name in _READ if by_cell[cell]]
     accuracies, selectivities = [], []
     for label in lstm[0]["labels"]:
-        chance = Interval.over(f["labels"][label]["chance"] for f in lstm)
+        chance = Interval.over(f["labels"][label]["input"]["chance"] for f in lstm)
         results = [[f["labels"][label][name] for f in by_cell[cell].values()] for _, cell, name in columns]
         words = label.replace("_", " ")
         accuracies.append((words, f"{chance.mean:.2f}", *(_with_half([r["accuracy"] for r in rs]) for rs in results)))
