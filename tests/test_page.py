@@ -313,11 +313,17 @@ def test_curves_of_one_cell_and_state_can_be_told_apart() -> None:
 
 
 def test_scale_of_a_state_is_even_about_zero_and_of_a_gate_from_zero_to_one() -> None:
-    palette, low, high = scale_of("cell", np.array([[-3.2, 1.0]]))
+    palette, low, high = scale_of("cell", np.full((5, 4), -3.2))
     assert palette == "diverging"
     assert low == -high
     assert high >= 3.2
     assert scale_of("forget_gate", np.zeros((2, 2))) == ("sequential", 0.0, 1.0)
+
+
+def test_one_unit_that_counts_upwards_does_not_stretch_the_scale_of_the_others() -> None:
+    cells = np.ones((50, 20))
+    cells[:, 0] = np.arange(50)
+    assert scale_of("cell", cells)[2] < 2
 
 
 @pytest.mark.parametrize(

@@ -101,21 +101,23 @@ def _need(module: str, extra: str) -> None:
 
 def _print(study: Study) -> None:
     """The verdicts as a table: one row for each claim and setting, with the figure that settles it."""
+    from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from unrolled.page import wording
 
-    table = Table(title="How do the cell state and the hidden state differ?", title_justify="left", show_lines=False)
-    for column in ("claim", "setting", "verdict", "figure (95 % interval)", "must be above"):
-        table.add_column(column, overflow="fold")
+    table = Table(title="How do the cell state and the hidden state differ?", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("claim", "setting", "verdict"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("figure with 95 % interval, and what it must be above", overflow="fold")
     for claim in study.claims:
         table.add_section()
-        overall = "depends on the setting" if claim.depends else claim.verdict
-        table.add_row(f"[bold]{claim.id}[/]", "all", f"[bold]{overall}[/]", "", "")
+        overall = "depends" if claim.depends else claim.verdict
+        table.add_row(f"[bold]{claim.id}[/]", "[bold]all[/]", f"[bold]{overall}[/]", "")
         for setting, verdict in claim.settings.items():
             finding = wording.settling(claim, setting)
-            figure = f"{wording.measured(finding.interval)} {finding.unit}"
-            table.add_row("", escape(setting), verdict, figure, f"{wording.number(finding.threshold)}")
+            figure = f"{wording.measured(finding.interval)} {finding.unit}; {wording.number(finding.threshold)}"
+            table.add_row("", escape(setting), verdict, figure)
     Console().print(table)

@@ -23,7 +23,7 @@ from unrolled.claims.evidence import (
 from unrolled.instruments import gate_openness
 from unrolled.layers import cell_of
 from unrolled.trace import record
-from unrolled.verdicts import Claim, Finding, Interval, Panel
+from unrolled.verdicts import Claim, Finding, Interval, Panel, Table
 
 _SEQUENCES = 256
 # Differences in openness below this are no difference.
@@ -66,7 +66,7 @@ def _aligned(openness: Tensor, marks: Tensor) -> list[float | None]:
 
 
 def _judge(runs: Sequence[Run]) -> Claim:
-    findings, panels, remarks = [], [], []
+    findings, panels, remarks, effects = [], [], [], []
     for setting in settings_of(runs, "storing"):
         by_cell = {cell: figures(runs, "storing", setting, cell) for cell in ("gru", "lstm")}
         lstm = by_cell["lstm"]
@@ -91,13 +91,7 @@ def _judge(runs: Sequence[Run]) -> Claim:
                         "openness (0 to 1)",
                     )
                 )
-            effects = {
-                name: Interval.over(f[mark][name]["effect"] for f in lstm.values()) for name in ("trained", "untrained")
-            }
-            remarks.append(
-                f"{setting}: LSTM {_words(gate)} at steps to {mark} against the others, Cohen's d over units "
-                f"{effects['trained'].mean:.2f} trained, {effects['untrained'].mean:.2f} untrained"
-            )
+            effects.append((setting, f"LSTM {_words(gate)}", mark, *_effects(lstm, mark)))
         curves = []
         for cell, measured in by_cell.items():
             for mark in next(iter(measured.values())) if measured else ():
@@ -129,6 +123,26 @@ def _judge(runs: Sequence[Run]) -> Claim:
         tuple(findings),
         tuple(panels),
         tuple(remarks),
+        (_table(effects),) if effects else (),
+    )
+
+
+def _effects(measured: dict[int, Figures], mark: str) -> tuple[str, ...]:
+    """Openness at the steps that matter and at the rest when trained, and Cohen's d trained and untrained."""
+
+    def mean(name: str, figure: str) -> float:
+        return Interval.over(f[mark][name][figure] for f in measured.values()).mean
+
+    openness = (mean("trained", "matter"), mean("trained", "rest"))
+    effects = (mean("trained", "effect"), mean("untrained", "effect"))
+    return tuple(f"{value:.2f}" for value in (*openness, *effects))
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Table:
+    return Table(
+        "Effect sizes: each unit's difference in its own standard deviations (Cohen's d), mean over units and seeds",
+        ("setting", "gate", "step to", "openness there", "openness elsewhere", "d trained", "d untrained"),
+        tuple(rows),
     )
 
 

@@ -29,8 +29,8 @@ def scale_of(name: str, values: np.ndarray) -> tuple[str, float, float]:
     largest = float(finite.max()) if finite.size else 1.0
     if largest <= 1 and name != "cell":
         return "diverging", -1.0, 1.0
-    # A few spikes must not wash out everything else.
-    reach = float(np.quantile(finite, 0.995)) if finite.size else 1.0
+    # A few units that count upwards must not wash out everything else; beyond the reach the colour is the last one.
+    reach = float(np.quantile(finite, 0.9)) if finite.size else 1.0
     step = 10.0 ** np.floor(np.log10(reach)) / 2 if reach > 0 else 1.0
     reach = float(np.ceil(reach / step) * step) if reach > 0 else 1.0
     return "diverging", -reach, reach

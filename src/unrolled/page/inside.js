@@ -49,10 +49,10 @@
     select.replaceChildren(...entries.map(([key, text]) => new Option(text, key, key === chosen, key === chosen)));
   }
 
-  function colour(state, v) {
-    const palette = data.palettes[state.palette];
+  function colour(ends, v) {
+    const palette = data.palettes[ends.palette];
     if (!Number.isFinite(v)) return "#d1d5db";
-    const place = Math.floor(((v - state.bottom) / (state.top - state.bottom)) * palette.length);
+    const place = Math.floor(((v - ends.bottom) / (ends.top - ends.bottom)) * palette.length);
     return palette[Math.min(Math.max(place, 0), palette.length - 1)];
   }
 
@@ -200,12 +200,24 @@
     describe();
   }
 
+  // One unit's text is coloured over that unit's own range, since units differ in it a hundredfold; gates are always 0 to 1.
+  function ends(state, unit) {
+    if (state.palette === "sequential") return state;
+    let [bottom, top] = [Infinity, -Infinity];
+    for (let step = 0; step < excerpt.characters.length; step++) {
+      const v = value(state, step, unit);
+      if (Number.isFinite(v)) [bottom, top] = [Math.min(bottom, v), Math.max(top, v)];
+    }
+    return bottom < top ? { palette: state.palette, bottom, top } : state;
+  }
+
   function colourText() {
     const state = excerpt.states[now.state];
+    const range = ends(state, now.unit);
     element("chosen-state").textContent = spoken(now.state);
     element("chosen-unit").textContent = now.unit;
-    element("scale-bottom").textContent = figure(state.bottom);
-    element("scale-top").textContent = figure(state.top);
+    element("scale-bottom").textContent = figure(range.bottom);
+    element("scale-top").textContent = figure(range.top);
     const palette = data.palettes[state.palette];
     const scale = element("scale");
     scale.width = palette.length;
@@ -215,7 +227,7 @@
       brush.fillRect(i, 0, 1, 1);
     });
     spans.forEach((span, step) => {
-      const background = colour(state, value(state, step, now.unit));
+      const background = colour(range, value(state, step, now.unit));
       span.style.backgroundColor = background;
       span.style.color = ink(background);
     });

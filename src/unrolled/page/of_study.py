@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unrolled.claims import Run
     from unrolled.study import Study
 
+_METRICS = {"mse": "squared error", "accuracy": "accuracy", "bits": "bits per answer"}
 _EXCERPT = 480  # characters; long enough for a string and a comment, short enough to read
 
 
@@ -58,15 +59,10 @@ def _row(run: Run) -> dict[str, str]:
         "seed": str(run.seed),
         "hidden units": str(run.hidden_size),
         "parameters": f"{run.parameters:,}",
-        task_metric(task.metric): f"{run.value:.4g}",
-        "no skill": f"{task.baseline().value:.4g}",
+        "on test data": f"{run.value:.4g} {_METRICS[task.metric]}",
+        "without skill": f"{task.baseline().value:.4g}",
         "skill": f"{run.skill:.3f}",
     }
-
-
-def task_metric(metric: str) -> str:
-    """The column a task's metric stands in."""
-    return {"mse": "squared error", "accuracy": "accuracy", "bits": "bits per answer"}[metric]
 
 
 def _setup(study: Study) -> list[str]:
