@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,7 @@ def test_interrupted_study_keeps_what_is_finished_and_goes_on(
 
 KILLED = """
 import sys
+import time
 from pathlib import Path
 from unrolled import compare, study, training
 
@@ -337,3 +339,45 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="cannot write .*file/study.*; choose another folder"):
         tiny(tmp_path / "file" / "study")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads the processes from /proc")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import unrolled; unrolled.compare('recall:lag=9', cells=['rnn'], seeds=2, steps=100000, parameters=300, "
+        f"jobs=2, folder={str(tmp_path)!r})"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children: list[Path] = []
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("runs/*/metrics.jsonl")):
+            assert parent.poll() is None, "the study ended before its workers had started"
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        children = [
+            stat.parent
+            for stat in Path("/proc").glob("[0-9]*/stat")
+            if (fields := _fields(stat)) and fields[1] == str(parent.pid)
+        ]
+        assert children
+    finally:
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 20
+    while any(_runs(child) for child in children):
+        assert time.monotonic() < deadline, "a worker outlived the study"
+        time.sleep(0.2)
+
+
+def _fields(stat: Path) -> list[str]:
+    """State, parent, ... of a process, after its name; nothing if it has ended meanwhile."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _runs(process: Path) -> bool:
+    fields = _fields(process / "stat")
+    return bool(fields) and fields[0] != "Z"

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from unrolled.training import Budget, Fit, Progress, deterministic, evaluate, fi
 # The settings of the default study: two in which the folk answer was expected to hold, two in which trials saw it fail.
 DEFAULT_TASKS = ("adding:length=50", "recall:lag=1-40", "recall:lag=60", "code:length=100")
 CELLS = ("rnn", "gru", "lstm")
+
+_WATCH = 0.5  # seconds between a worker's looks at whether its parent lives
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,7 @@ def _execute(folder: Path, pending: Sequence[Plan], workers: int) -> Iterator[Pl
     parallel = Parallel(
         n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch=workers
     )
-    yield from parallel(delayed(perform)(folder, one) for one in ordered)
+    yield from parallel(delayed(_in_worker)(folder, one, os.getpid()) for one in ordered)
 
 
 @contextmanager
@@ -276,6 +279,23 @@ def _one_thread() -> Iterator[None]:
 
 
 @_one_thread()
+def _in_worker(folder: Path, plan: Plan, parent: int) -> Plan:
+    """perform() in a worker process, which ends with its parent.
+
+    A parent that is killed cannot tell its workers; without this they would go on beside the study's next start.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH)
+        os._exit(1)
+
+    # One watch for each worker, however many runs it does.
+    if not any(thread.name == "unrolled-parent-watch" for thread in threading.enumerate()):
+        threading.Thread(target=watch, name="unrolled-parent-watch", daemon=True).start()
+    return perform(folder, plan)
+
+
 def perform(folder: Path, plan: Plan) -> Plan:
     """Train one network unless its weights are there, measure it, and store both.
 
