@@ -31,7 +31,7 @@ class Interval:
         """The interval of `values`, one per seed; any NaN among them makes the whole interval NaN.
 
         >>> Interval.over([1.0, 2.0, 3.0])
-        Interval(mean=2.0, low=-0.4841, high=4.4841, n=3)
+        Interval(mean=2, low=-0.48414, high=4.4841, n=3)
         """
         from scipy.stats import t
 
