@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from unrolled.storage import finite, read_json, read_weights, write, write_json, write_text, write_weights
+from unrolled.storage import finite, read_json, read_weights, sweep, write, write_json, write_text, write_weights
 
 
 class Failure(Exception):
@@ -28,6 +28,16 @@ def half_written(error: BaseException) -> object:
 
 
 @pytest.mark.parametrize("error", [Failure(), KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    left, kept = tmp_path / "run" / ".run.json.abc.part", tmp_path / "run" / "run.json"
+    left.write_text("{")
+    kept.write_text("{}")
+    sweep(tmp_path)
+    assert not left.exists()
+    assert kept.read_text() == "{}"
+
+
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
     path = write_text(tmp_path / "notes.txt", "old")
     with pytest.raises(type(error)):

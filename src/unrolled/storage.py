@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# The end of a temporary file's name.
+_PART = ".part"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder and those below it."""
+    for left in folder.rglob(f".*{_PART}"):
+        left.unlink(missing_ok=True)
+
+
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
     """Write a file by way of a temporary one beside it: `fill` is given the open file.
 
@@ -22,7 +32,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=_PART, delete=False) as file:
             try:
                 fill(file)
                 file.flush()

@@ -20,7 +20,7 @@ import torch
 from unrolled import __version__
 from unrolled.claims import MEASUREMENTS, Claim, Run, Subject, judge
 from unrolled.model import LAYERS, SequenceModel, count_parameters, matched_hidden_size
-from unrolled.storage import read_json, read_weights, write_json, write_text, write_weights
+from unrolled.storage import read_json, read_weights, sweep, write_json, write_text, write_weights
 from unrolled.tasks import Task, parse
 from unrolled.training import Budget, Fit, Progress, deterministic, evaluate, fit
 
@@ -215,6 +215,7 @@ def compare(
     if folder is None:
         folder = Path("runs") / "-".join(dict.fromkeys(p.setting.partition(":")[0] for p in plans))
     folder = Path(folder)
+    sweep(folder)
     write_json(folder / "plan.json", {"version": __version__, "plans": [asdict(p) for p in plans]})
     finished = {p.folder: _read(folder, p) for p in plans if (folder / "runs" / p.folder / "run.json").exists()}
     pending = [p for p in plans if p.folder not in finished]
