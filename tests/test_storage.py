@@ -28,16 +28,6 @@ def half_written(error: BaseException) -> object:
 
 
 @pytest.mark.parametrize("error", [Failure(), KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    left, kept = tmp_path / "run" / ".run.json.abc.part", tmp_path / "run" / "run.json"
-    left.write_text("{")
-    kept.write_text("{}")
-    sweep(tmp_path)
-    assert not left.exists()
-    assert kept.read_text() == "{}"
-
-
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
     path = write_text(tmp_path / "notes.txt", "old")
     with pytest.raises(type(error)):
@@ -173,3 +163,13 @@ def complaint_about(path: Path) -> str | None:
 def test_finite_keeps_numbers_only() -> None:
     assert finite(2.5) == 2.5
     assert finite(math.nan) is finite(math.inf) is finite(-math.inf) is None
+
+
+def test_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    left, kept = tmp_path / "run" / ".run.json.abc.part", tmp_path / "run" / "run.json"
+    left.write_text("{")
+    kept.write_text("{}")
+    sweep(tmp_path)
+    assert not left.exists()
+    assert kept.read_text() == "{}"
