@@ -24,8 +24,9 @@ def test_readme_example_runs(example: str, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.strip()
 
 
-def test_recording_page_example_runs() -> None:
-    exec(compile("\n".join(blocks(ROOT / "docs" / "record.md")), "docs/record.md", "exec"), {})
+@pytest.mark.parametrize("page", ["record.md", "layers.md"])
+def test_examples_of_the_docs_run(page: str) -> None:
+    exec(compile("\n".join(blocks(ROOT / "docs" / page)), page, "exec"), {})
 
 
 def test_commands_of_the_readme_are_targets_of_the_makefile() -> None:
