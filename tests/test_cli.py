@@ -92,6 +92,16 @@ def test_bad_input_is_one_line_that_says_what_to_change(
     assert not (tmp_path / "study").exists()
 
 
+def test_page_that_cannot_be_written_is_named_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    page = tmp_path / "file" / "page.html"
+    line = refused([*TINY, "--out", str(tmp_path / "study"), "--page", str(page)], capsys)
+    assert line.startswith(f"cannot write {page}")
+    assert not (tmp_path / "study").exists()
+
+
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     line = refused([*TINY, "--out", str(tmp_path / "file" / "study")], capsys)

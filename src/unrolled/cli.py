@@ -72,10 +72,14 @@ def _compare(options: argparse.Namespace) -> None:
     _need("bokeh", "view")
     from unrolled.page import report
     from unrolled.progress import TerminalDisplay
+    from unrolled.storage import writable
     from unrolled.study import DEFAULT_TASKS, compare
 
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs: must be at least 1, given {options.jobs}")
+    if options.page is not None:
+        # Asked for now: a study should not end in a page that cannot be written.
+        writable(options.page)
     folder = options.out or (None if options.tasks else Path("runs/default"))
     study = compare(
         options.tasks or DEFAULT_TASKS,

@@ -24,6 +24,16 @@ def sweep(folder: Path) -> None:
         left.unlink(missing_ok=True)
 
 
+def writable(path: Path) -> None:
+    """Raise the OSError that writing this file would raise; an existing file stays as it is."""
+    trial = path.with_name(f".{path.name}.trial{_PART}")
+    try:
+        write(trial, lambda file: None)
+    except OSError as error:
+        raise type(error)(error.errno, str(error.strerror).replace(str(trial), str(path))) from None
+    trial.unlink()
+
+
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
     """Write a file by way of a temporary one beside it: `fill` is given the open file.
 

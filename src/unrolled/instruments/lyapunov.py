@@ -49,9 +49,9 @@ def lyapunov(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         projected = cell.project(inputs.double(), weights).unbind(1)
-        state = torch.zeros(batch, sum(sizes), dtype=torch.float64)
-        tangents = torch.randn(count, batch, sum(sizes), generator=generator, dtype=torch.float64)
-        growth = torch.zeros(count, dtype=torch.float64)
+        state = torch.zeros(batch, sum(sizes), dtype=torch.float64, device=inputs.device)
+        tangents = torch.randn(count, batch, sum(sizes), generator=generator, dtype=torch.float64).to(inputs.device)
+        growth = torch.zeros(count, dtype=torch.float64, device=inputs.device)
         for t, x in enumerate(projected):
 
             def step(joined: Tensor, x: Tensor = x) -> Tensor:
@@ -63,5 +63,5 @@ def lyapunov(
             tangents = orthonormal.permute(2, 0, 1)
             if t >= warm_up:
                 growth += triangle.diagonal(dim1=-2, dim2=-1).abs().log().mean(0)
-    exponents: NDArray[np.float64] = (growth / (length - warm_up)).numpy()
+    exponents: NDArray[np.float64] = (growth / (length - warm_up)).numpy(force=True)
     return exponents

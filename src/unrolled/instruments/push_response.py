@@ -95,7 +95,7 @@ def push_response(
         plain = _follow(layer, x[:, at + 1 :], before)
         left, seen = [], []
         for _ in range(directions):
-            push = torch.randn(before[which].shape, generator=generator, dtype=torch.float64)
+            push = torch.randn(before[which].shape, generator=generator, dtype=torch.float64).to(inputs.device)
             push *= size * before[which].norm(dim=-1, keepdim=True) / push.norm(dim=-1, keepdim=True)
             pushed = [value + push if index == which else value for index, value in enumerate(before)]
             moved = _follow(layer, x[:, at + 1 :], pushed)
@@ -105,8 +105,8 @@ def push_response(
             seen.append(difference[0].norm(dim=-1) / scale)
     return PushResponse(
         np.arange(length - at, dtype=np.float64),
-        torch.cat(left).median(0).values.numpy(),
-        torch.cat(seen).median(0).values.numpy(),
+        torch.cat(left).median(0).values.numpy(force=True),
+        torch.cat(seen).median(0).values.numpy(force=True),
     )
 
 
