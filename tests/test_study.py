@@ -341,6 +341,24 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         tiny(tmp_path / "file" / "study")
 
 
+def test_a_run_uses_one_thread_also_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return training.fit(*arguments, **options)
+
+    monkeypatch.setattr(study, "fit", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        tiny(tmp_path, jobs=1)
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads the processes from /proc")
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = (

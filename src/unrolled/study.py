@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -156,18 +156,20 @@ def plan(
             raise ValueError(f"cells: unknown cell {cell!r}; expected some of {', '.join(CELLS)}")
     parsed = [parse(task) if isinstance(task, str) else task for task in tasks]
     versions = {"unrolled": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    plans = []
-    for seed in range(seeds):
-        for task in parsed:
-            budget = default_budget(task)
-            if steps is not None:
-                budget = Budget(
-                    **{**asdict(budget), "steps": steps, "validate_every": min(budget.validate_every, steps)}
-                )
-            for cell in cells:
-                wanted = parameters or default_parameters(task)
-                matched_hidden_size(cell, task.input_size, task.output_size, wanted)
-                plans.append(Plan(task.spec(), cell, seed, wanted, budget, versions=versions))
+    budgets = [default_budget(task) for task in parsed]
+    if steps is not None:
+        budgets = [replace(b, steps=steps, validate_every=min(b.validate_every, steps)) for b in budgets]
+    sizes = [parameters or default_parameters(task) for task in parsed]
+    for task, size in zip(parsed, sizes, strict=True):
+        for cell in cells:
+            # Asked for now, so that a size no cell can have is told before anything is trained.
+            matched_hidden_size(cell, task.input_size, task.output_size, size)
+    plans = [
+        Plan(task.spec(), cell, seed, size, budget, versions=versions)
+        for seed in range(seeds)
+        for task, budget, size in zip(parsed, budgets, sizes, strict=True)
+        for cell in cells
+    ]
     # A task or cell named twice is one run, not two in one folder.
     return tuple({plan.folder: plan for plan in plans}.values())
 
@@ -279,7 +281,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@_one_thread()
 def _in_worker(folder: Path, plan: Plan, parent: int) -> Plan:
     """perform() in a worker process, which ends with its parent.
 
@@ -297,11 +298,12 @@ def _in_worker(folder: Path, plan: Plan, parent: int) -> Plan:
     return perform(folder, plan)
 
 
+@_one_thread()
 def perform(folder: Path, plan: Plan) -> Plan:
     """Train one network unless its weights are there, measure it, and store both.
 
     In the run's folder: metrics.jsonl grows while it trains, weights.safetensors is written when training is done and
-    run.json last of all.
+    run.json last of all. It uses one thread wherever it runs: how many run at once does not change its outcome.
     """
     home = folder / "runs" / plan.folder
     task = parse(plan.setting)

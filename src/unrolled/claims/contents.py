@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from unrolled.claims.evidence import (
-    LEARNT,
     NAMES,
     Figures,
     Measurement,
@@ -19,6 +18,7 @@ from unrolled.claims.evidence import (
     curve,
     figures,
     learnt,
+    left_out,
     settings_of,
 )
 from unrolled.instruments import memory_curve, probe
@@ -103,9 +103,7 @@ def _judge(runs: Sequence[Run]) -> Claim:
         if not lstm:
             continue
         if not learnt(runs, setting, "lstm"):
-            remarks.append(
-                f"{setting}: left out of the verdict, since the LSTM did not learn this task (skill below {LEARNT})"
-            )
+            remarks.append(left_out(setting))
         else:
             findings.append(
                 Finding(

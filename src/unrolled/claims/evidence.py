@@ -90,6 +90,11 @@ def learnt(runs: Sequence[Run], setting: str, cell: str) -> bool:
     return bool(skills) and sum(skills) / len(skills) >= LEARNT
 
 
+def left_out(setting: str) -> str:
+    """The remark on a setting that has no say because its LSTM has not learnt it."""
+    return f"{setting}: left out of the verdict, since the LSTM did not learn this task (skill below {LEARNT})"
+
+
 def paired(
     first: Mapping[int, Figures], second: Mapping[int, Figures], difference: Callable[[Figures, Figures], float]
 ) -> Interval:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from unrolled.claims.evidence import (
-    LEARNT,
     NAMES,
     Figures,
     Measurement,
@@ -18,6 +17,7 @@ from unrolled.claims.evidence import (
     curve,
     figures,
     learnt,
+    left_out,
     settings_of,
 )
 from unrolled.instruments import gate_openness
@@ -73,9 +73,7 @@ def _judge(runs: Sequence[Run]) -> Claim:
         if not lstm:
             continue
         if not learnt(runs, setting, "lstm"):
-            remarks.append(
-                f"{setting}: left out of the verdict, since the LSTM did not learn this task (skill below {LEARNT})"
-            )
+            remarks.append(left_out(setting))
         for mark in next(iter(lstm.values())):
             gate = next(iter(lstm.values()))[mark]["gate"]
             if learnt(runs, setting, "lstm"):
@@ -117,8 +115,7 @@ def _judge(runs: Sequence[Run]) -> Claim:
         "storing",
         "What to store and when to load is learnt.",
         "Each gate's openness at the steps that matter (a marked number, the cue, the question) is compared with "
-        "its openness at the "
-        "other steps, unit by unit. "
+        "its openness at the other steps, unit by unit. "
         "The claim needs this difference to be larger after training than in the same network before it.",
         tuple(findings),
         tuple(panels),
