@@ -4,6 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 OUT ?= runs/demo
 
+# Here a kernel that does not compile is an error, where an install falls back on the reference. Without a compiler: make UNROLLED_REQUIRE_NATIVE=0
+export UNROLLED_REQUIRE_NATIVE ?= 1
+
 .PHONY: demo test test-all check bench clean
 
 demo: $(INSTALLED)
@@ -21,15 +24,21 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q --doctest-modules src/unrolled
 
-bench: $(INSTALLED)
-	$(BIN)/python benchmarks/layers.py
+bench: .venv/.peers
+	$(BIN)/unrolled bench
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# torch first and by its exact version: a CPU build is chosen where the index offers one.
-$(INSTALLED): pyproject.toml constraints.txt
+# torch first and by its exact version: a CPU build is chosen where the index offers one. What builds the kernels stands in .venv too, not in a
+# folder of pip's that is new each time: a change to one source then compiles that one only.
+$(INSTALLED): pyproject.toml constraints.txt $(wildcard native/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt $$(grep -E '^(torch|scikit_build_core|cmake|ninja)==' constraints.txt)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+# What `unrolled bench` compares with besides torch.
+.venv/.peers: $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt --no-build-isolation -e '.[dev,bench]'
 	touch $@

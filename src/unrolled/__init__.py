@@ -18,6 +18,8 @@ _HOMES = {
     "GRUCell": "layers",
     "LSTMCell": "layers",
     "convert": "layers",
+    "backend": "recurrence.dispatch",
+    "explain": "explanation",
     "record": "trace",
     "Trace": "trace",
     "instruments": "",
@@ -37,8 +39,10 @@ __all__ = [
     "Study",
     "Trace",
     "__version__",
+    "backend",
     "compare",
     "convert",
+    "explain",
     "instruments",
     "record",
     "report",
@@ -47,8 +51,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from unrolled import instruments, tasks
+    from unrolled.explanation import explain
     from unrolled.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, convert
     from unrolled.page import report
+    from unrolled.recurrence.dispatch import backend
     from unrolled.study import Study, compare
     from unrolled.trace import Trace, record
 

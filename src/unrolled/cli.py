@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unrolled import __version__
 
 if TYPE_CHECKING:
+    from unrolled.bench import Result
     from unrolled.study import Study
 
 
@@ -21,17 +22,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
+    command, kept = {
+        "compare": (_compare, "finished runs are kept, and the same command goes on from there"),
+        "bench": (_bench, "nothing was written"),
+        "explain": (_explain, "nothing was changed"),
+    }[options.command]
     try:
-        _compare(options)
+        return command(options)
     except KeyboardInterrupt:
-        print("interrupted; finished runs are kept, and the same command goes on from there", file=sys.stderr)
+        print(f"interrupted; {kept}", file=sys.stderr)
         return 130
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
         # An OSError of ours has its whole message in strerror, and a number before it that tells the reader nothing.
         ours = isinstance(error, OSError) and error.filename is None and error.strerror
         print(f"unrolled: {ours or error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,15 +66,48 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--jobs", type=int, help="runs at once (default: the number of processors)")
     compare.add_argument("--out", type=Path, help="folder of the study (default: runs/default, or the tasks' names)")
     compare.add_argument("--page", type=Path, help="file of the page (default: report.html in the study's folder)")
+    _add_bench(commands.add_parser)
+    commands.add_parser(
+        "explain",
+        help="tell what the layers compute with on this machine, and why",
+        description="Tell whether the kernels are there, which build of them runs, and how to get them if they "
+        "are not. For a certain call: unrolled.explain(layer, input).",
+    )
     return parser
 
 
-def _compare(options: argparse.Namespace) -> None:
+def _add_bench(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    bench = add_parser(
+        "bench",
+        help="time the layers beside torch.nn and other runtimes",
+        description="Time torch.nn's layers, unrolled's, unrolled's while everything is recorded, and those of ONNX "
+        "Runtime, OpenVINO and JAX that are installed, alternately in one run. Results are held to torch.nn in "
+        "float64; what disagrees gets no time, and the command fails.",
+        epilog="A row is B,T,I,H (batch, steps, inputs, hidden) and what differs from one layer in one direction with "
+        "a loss of every step: 32,128,64,128:layers=2,bidirectional or 32,1000,1,64:loss=last (every, last, sum, "
+        "squares).",
+    )
+    bench.add_argument("--rows", nargs="+", metavar="ROW", help="sizes to time (default: twelve)")
+    bench.add_argument("--cells", nargs="+", help="cells to time (default: rnn gru lstm)")
+    bench.add_argument("--phases", nargs="+", help="inference, training (default: both)")
+    bench.add_argument("--input-gradient", action="store_true", help="train with a gradient to the input as well")
+    bench.add_argument("--memory", action="store_true", help="measure the peak memory of training too")
+    peers = bench.add_mutually_exclusive_group()
+    peers.add_argument("--peers", nargs="+", help="onnxruntime, openvino, jax (default: those installed)")
+    peers.add_argument("--no-peers", action="store_true", help="torch.nn and unrolled only")
+    bench.add_argument("--seconds", type=float, help="time for each cell, row and phase (default: 2)")
+    bench.add_argument("--threads", type=int, help="threads of everyone (default: torch's number)")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios to torch.nn here, .svg or .png")
+    bench.add_argument("--from", dest="stored", type=Path, metavar="FILE", help="show a result written by --json again")
+
+
+def _compare(options: argparse.Namespace) -> int:
     # What the end needs is asked for first: a study should not fail for a missing package when it is done.
-    _need("rich", "study")
-    _need("joblib", "study")
-    _need("sklearn", "study")
-    _need("bokeh", "view")
+    _need("compare", "rich", "study")
+    _need("compare", "joblib", "study")
+    _need("compare", "sklearn", "study")
+    _need("compare", "bokeh", "view")
     from unrolled.page import report
     from unrolled.progress import TerminalDisplay
     from unrolled.storage import writable
@@ -94,13 +132,78 @@ def _compare(options: argparse.Namespace) -> None:
     page = report(study, options.page or study.folder / "report.html")
     _print(study)
     print(f"\n{len(study.runs)} runs, {study.seconds:.0f} s. The page: {page.resolve()}")
+    return 0
 
 
-def _need(module: str, extra: str) -> None:
+def _bench(options: argparse.Namespace) -> int:
+    _need("bench", "rich", "bench")
+    if options.plot is not None:
+        _need("bench --plot", "matplotlib", "bench")
+        if options.plot.suffix not in (".svg", ".png"):
+            raise ValueError(f"--plot: {options.plot} must end in .svg or .png")
+    if options.stored is not None:
+        _refuse_beside_from(options)
+        if not options.stored.is_file():
+            raise ValueError(f"--from: {options.stored} is not a file; expected one written by bench --json")
+    for path in (options.json, options.plot):
+        if path is not None:
+            from unrolled.storage import writable
+
+            # Asked for now: a bench should not end in a file that cannot be written.
+            writable(path)
+    from unrolled.bench.results import Result
+    from unrolled.bench.table import show
+
+    result = Result.load(options.stored) if options.stored is not None else _timed(options)
+    if options.json is not None:
+        result.save(options.json)
+    show(result)
+    if options.plot is not None:
+        from unrolled.bench.plot import plot
+
+        plot(result, options.plot)
+    return 1 if result.complaints() else 0
+
+
+def _refuse_beside_from(options: argparse.Namespace) -> None:
+    chosen = ("rows", "cells", "phases", "input_gradient", "memory", "peers", "no_peers", "seconds", "threads", "json")
+    for name in chosen:
+        if getattr(options, name) not in (None, False):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag}: given with --from, which shows a stored result and measures nothing; drop one")
+
+
+def _timed(options: argparse.Namespace) -> Result:
+    from rich.console import Console
+
+    from unrolled.bench import CELLS, PHASES, ROWS, Row, bench
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    return bench(
+        [Row.parse(text) for text in options.rows] if options.rows else ROWS,
+        cells=options.cells or CELLS,
+        phases=options.phases or PHASES,
+        input_gradient=options.input_gradient,
+        measure_memory=options.memory,
+        peers=() if options.no_peers else options.peers,
+        seconds=2.0 if options.seconds is None else options.seconds,
+        threads=options.threads,
+        tell=lambda line: console.print(line, markup=False),
+    )
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from unrolled.explanation import explain
+
+    explain()
+    return 0
+
+
+def _need(command: str, module: str, extra: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(module) is None:
-        raise ModuleNotFoundError(f"compare needs {module}, which is not installed: pip install 'unrolled[{extra}]'")
+        raise ModuleNotFoundError(f"{command} needs {module}, which is not installed: pip install 'unrolled[{extra}]'")
 
 
 def _print(study: Study) -> None:

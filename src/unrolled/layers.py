@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from functools import cache
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from unrolled.recurrence import dispatch, ops, reference
 from unrolled.recurrence.cells import CELLS, Cell, States, Weights
-from unrolled.recurrence.reference import unroll
+from unrolled.recurrence.result import Steps, Unrolled
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -30,13 +32,13 @@ class Opened:
     """What one call of one layer in one direction is seen to have done.
 
     Attributes:
-        steps: name -> T tensors (B, ·), nodes of the autograd graph.
+        steps: name -> the state or gate at every step.
         initial: the states before the first step taken, name -> (B, ·).
         lengths: (B,) where the sequences are of unequal length, else None.
         order: (B,) where row b of the user's batch stands in these tensors, None if unchanged.
     """
 
-    steps: dict[str, list[Tensor]]
+    steps: dict[str, Steps]
     initial: dict[str, Tensor]
     lengths: Tensor | None = None
     order: Tensor | None = None
@@ -85,23 +87,37 @@ def cell_of(module: nn.Module) -> Cell:
 
 def layer_suffixes(module: nn.Module) -> list[str]:
     """PyTorch's own suffixes of a module's layers and directions: "l0", "l0_reverse", ...; "" for a cell."""
-    if not isinstance(module, nn.RNNBase):
-        return [""]
-    directions = ("", "_reverse") if module.bidirectional else ("",)
-    return [f"l{layer}{direction}" for layer in range(module.num_layers) for direction in directions]
+    return _suffixes(module.num_layers, bool(module.bidirectional)) if isinstance(module, nn.RNNBase) else [""]
+
+
+@cache
+def _suffixes(layers: int, bidirectional: bool) -> list[str]:
+    directions = ("", "_reverse") if bidirectional else ("",)
+    return [f"l{layer}{direction}" for layer in range(layers) for direction in directions]
 
 
 def weights_of(module: nn.Module, suffix: str = "") -> Weights:
     """The parameters of one layer in one direction, as they are now (parametrized ones computed)."""
-    end = f"_{suffix}" if suffix else ""
-    bias = bool(module.bias)
+    ih, hh, bias_ih, bias_hh, hr = _weight_names(suffix)
     return Weights(
-        getattr(module, f"weight_ih{end}"),
-        getattr(module, f"weight_hh{end}"),
-        getattr(module, f"bias_ih{end}") if bias else None,
-        getattr(module, f"bias_hh{end}") if bias else None,
-        getattr(module, f"weight_hr{end}") if getattr(module, "proj_size", 0) else None,
+        _parameter(module, ih),
+        _parameter(module, hh),
+        _parameter(module, bias_ih) if module.bias else None,
+        _parameter(module, bias_hh) if module.bias else None,
+        _parameter(module, hr) if getattr(module, "proj_size", 0) else None,
     )
+
+
+def _parameter(module: nn.Module, name: str) -> Any:
+    # What parametrize computes is no parameter; a look into the dictionary first spares torch's search for the rest.
+    found = module._parameters.get(name)
+    return found if found is not None else getattr(module, name)
+
+
+@cache
+def _weight_names(suffix: str) -> tuple[str, ...]:
+    end = f"_{suffix}" if suffix else ""
+    return tuple(name + end for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"))
 
 
 def state_sizes(module: nn.Module) -> dict[str, int]:
@@ -155,17 +171,22 @@ class _Layer:
         ):
             return _refused(super().forward(input, hx), self, x)  # type: ignore[misc]
 
+        wanted = [_wanted(self, suffix) for suffix in suffixes] if _observers.get() else [frozenset()] * len(suffixes)
+        backend = dispatch.choose(dispatch.Call(x, weights, any(wanted)))
+        if backend == "torch":
+            return super().forward(input, hx)  # type: ignore[misc]
+        run = _Run(self, suffixes, weights, wanted, backend)
         if isinstance(input, PackedSequence):
-            output, final = _run_packed(self, weights, input, states, in_users_order=hx is not None)
+            output, final = _run_packed(run, input, states, in_users_order=hx is not None)
         elif rank == 2:
             states = tuple(state.unsqueeze(1) for state in states)
-            output, final = _run_layers(self, weights, x.unsqueeze(1), states)
+            output, final = _run_layers(run, x.unsqueeze(1), states)
             output, final = output.squeeze(1), tuple(state.squeeze(1) for state in final)
         elif self.batch_first:
-            output, final = _run_layers(self, weights, x.transpose(0, 1), states)
+            output, final = _run_layers(run, x.transpose(0, 1), states)
             output = output.transpose(0, 1)
         else:
-            output, final = _run_layers(self, weights, x, states)
+            output, final = _run_layers(run, x, states)
         return output, final if len(final) > 1 else final[0]
 
 
@@ -181,8 +202,18 @@ def _taken(x: Tensor, lengths: Tensor) -> Tensor:
     return torch.arange(x.size(0), device=x.device).unsqueeze(1) < lengths
 
 
+class _Run(NamedTuple):
+    """One call of a layer: what of each layer and direction goes in, is wanted of it, and by which backend."""
+
+    module: Any
+    suffixes: list[str]
+    weights: list[Weights]
+    wanted: list[frozenset[str]]
+    backend: str
+
+
 def _run_packed(
-    module: Any, weights: list[Weights], packed: PackedSequence, states: States, *, in_users_order: bool
+    run: _Run, packed: PackedSequence, states: States, *, in_users_order: bool
 ) -> tuple[PackedSequence, States]:
     """All layers and directions over a PackedSequence; the final states are in the user's order."""
     if in_users_order and packed.sorted_indices is not None:
@@ -190,7 +221,7 @@ def _run_packed(
     # Without its indices the sequence is padded in the order in which it is packed.
     x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))
     lengths = lengths.to(x.device)
-    output, final = _run_layers(module, weights, x, states, lengths, packed.unsorted_indices)
+    output, final = _run_layers(run, x, states, lengths, packed.unsorted_indices)
     if packed.unsorted_indices is not None:
         final = tuple(state.index_select(1, packed.unsorted_indices) for state in final)
     data = output[_taken(output, lengths)]
@@ -198,32 +229,37 @@ def _run_packed(
 
 
 def _run_layers(
-    module: Any,
-    weights: list[Weights],
-    x: Tensor,
-    states: States,
-    lengths: Tensor | None = None,
-    order: Tensor | None = None,
+    run: _Run, x: Tensor, states: States, lengths: Tensor | None = None, order: Tensor | None = None
 ) -> tuple[Tensor, States]:
     """All layers and directions over x: (T, B, I) -> output (T, B, D * P), final states each (L * D, B, ·)."""
-    cell, suffixes = cell_of(module), layer_suffixes(module)
+    module, cell = run.module, cell_of(run.module)
     directions = 2 if module.bidirectional else 1
     finals: list[States] = []
-    for first in range(0, len(suffixes), directions):
+    for first in range(0, len(run.suffixes), directions):
         outputs = []
         for index in range(first, first + directions):
-            suffix, initial = suffixes[index], tuple(state[index] for state in states)
-            keep = _wanted(module, suffix)
-            result = unroll(cell, x, initial, weights[index], reverse=index > first, lengths=lengths, keep=keep)
+            initial, keep = tuple(state[index] for state in states), run.wanted[index]
+            result = _unroll(run, cell, index, x, initial, reverse=index > first, lengths=lengths)
             if keep:
                 before = dict(zip(cell.states, initial, strict=True))
-                _show(module, suffix, Opened(result.steps, before, lengths, order))
+                _show(module, run.suffixes[index], Opened(result.steps, before, lengths, order))
             outputs.append(result.output)
             finals.append(result.final)
         x = torch.cat(outputs, dim=-1) if directions > 1 else outputs[0]
-        if module.dropout and module.training and first + directions < len(suffixes):
+        if module.dropout and module.training and first + directions < len(run.suffixes):
             x = _dropout(x, module.dropout, lengths)
+    if len(finals) == 1:
+        return x, tuple(state.unsqueeze(0) for state in finals[0])
     return x, tuple(torch.stack(state) for state in zip(*finals, strict=True))
+
+
+def _unroll(
+    run: _Run, cell: Cell, index: int, x: Tensor, initial: States, *, reverse: bool, lengths: Tensor | None
+) -> Unrolled:
+    weights, keep = run.weights[index], run.wanted[index]
+    if run.backend == "cpu":
+        return ops.unroll(cell, run.module.mode, x, initial, weights, reverse=reverse, lengths=lengths, keep=keep)
+    return reference.unroll(cell, x, initial, weights, reverse=reverse, lengths=lengths, keep=keep)
 
 
 def _dropout(x: Tensor, probability: float, lengths: Tensor | None) -> Tensor:
@@ -266,7 +302,11 @@ class _SingleStep:
         new, gates = cell.step(cell.project(input, weights), states, weights)
         keep = _wanted(self, "")
         if keep:
-            steps = {name: [value] for name, value in zip(cell.names, new + gates, strict=True) if name in keep}
+            steps = {
+                name: Steps(value.unsqueeze(0), (value,))
+                for name, value in zip(cell.names, new + gates, strict=True)
+                if name in keep
+            }
             _show(self, "", Opened(steps, dict(zip(cell.states, states, strict=True))))
         if not batched:
             new = tuple(state.squeeze(0) for state in new)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,27 +13,30 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.layers import Opened, cell_of, counterpart, is_recurrent, layer_suffixes, observing
+from unrolled.recurrence.result import Steps
 
 
 @dataclass(frozen=True)
 class _Call:
     """One call of one layer: the steps of one state, and how they are laid out for the user."""
 
-    steps: tuple[Tensor, ...]  # T of (B, ·)
+    steps: Steps
     lengths: Tensor | None
     order: Tensor | None
 
-    def lay_out(self, steps: Sequence[Tensor], dim: int) -> Tensor:
-        """Join (..., B, ·) tensors of T steps to (..., B, T, ·): zero after each end, rows in the user's order."""
-        joined = torch.stack(tuple(steps), dim=dim + 1)
+    def lay_out(self, values: Tensor) -> Tensor:
+        """(..., T, B, ·) -> (..., B, T, ·): zero after each end, rows in the user's order."""
+        values = values.transpose(-3, -2)
         if self.lengths is not None:
-            after = torch.arange(joined.size(dim + 1), device=joined.device) >= self.lengths.unsqueeze(1)
-            joined = joined.masked_fill(after.unsqueeze(-1), 0)
-        return joined if self.order is None else joined.index_select(dim, self.order)
+            after = torch.arange(values.size(-2), device=values.device) >= self.lengths.unsqueeze(1)
+            values = values.masked_fill(after.unsqueeze(-1), 0)
+        return values if self.order is None else values.index_select(-3, self.order)
 
     @property
-    def batch(self) -> int:
-        return self.steps[0].size(0)
+    def shape(self) -> tuple[int, int, int]:
+        """B, T and the state's width."""
+        steps, batch, width = self.steps.shape
+        return batch, steps, width
 
 
 class State(Tensor):
@@ -88,7 +91,10 @@ def _grad(
     if materialize_grads and allow_unused is False:
         raise ValueError("Expected allow_unused to be True or not passed when materialize_grads=True, but got: False.")
     sources = [_sources(tensor) for tensor in inputs]
-    with torch._C.DisableTorchFunctionSubclass():
+    calls = [call for tensor in inputs if isinstance(tensor, State) for call in tensor._calls]
+    with torch._C.DisableTorchFunctionSubclass(), ExitStack() as asked:
+        for call in calls:
+            asked.enter_context(call.steps.asked())
         found = iter(
             torch.autograd.grad(
                 outputs,
@@ -123,15 +129,18 @@ def _grad(
 
 def _sources(tensor: Tensor) -> list[Tensor]:
     """What stands in the graph for an input of `torch.autograd.grad`: the steps of a State, else itself."""
-    return [step for call in tensor._calls for step in call.steps] if isinstance(tensor, State) else [tensor]
+    return (
+        [source for call in tensor._calls for source in call.steps.sources] if isinstance(tensor, State) else [tensor]
+    )
 
 
 def _like_state(gradients: list[Tensor], tensor: Tensor, *, batched: bool) -> Tensor:
     """The gradients of a State's steps laid out as the State is, after the batch of gradients if there is one."""
     if not isinstance(tensor, State):
         return gradients[0]
-    rest, dim = iter(gradients), int(batched)
-    joined = torch.cat([call.lay_out([next(rest) for _ in call.steps], dim) for call in tensor._calls], dim=dim + 1)
+    rest = iter(gradients)
+    parts = [call.lay_out(call.steps.join([next(rest) for _ in call.steps.sources])) for call in tensor._calls]
+    joined = torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]
     if batched:
         return torch.stack([_indexed(gradient, tensor._index) for gradient in joined])
     return _indexed(joined, tensor._index)
@@ -145,6 +154,12 @@ def _indexed(tensor: Tensor, index: tuple[Any, ...]) -> Tensor:
     for part in index:
         tensor = tensor[part]
     return tensor
+
+
+def _join(calls: Sequence[_Call]) -> Tensor:
+    """The values of all calls along time: (B, T, ·)."""
+    parts = [call.lay_out(call.steps.values) for call in calls]
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
 class Trace(Mapping[str, Tensor]):
@@ -165,9 +180,7 @@ class Trace(Mapping[str, Tensor]):
 
     def _add(self, prefix: str, opened: Opened, names: frozenset[str]) -> None:
         for name in names:
-            steps = tuple(opened.steps[name])
-            if self._detach:
-                steps = tuple(step.detach() for step in steps)
+            steps = opened.steps[name].detached() if self._detach else opened.steps[name]
             self._calls.setdefault(prefix + name, []).append(_Call(steps, opened.lengths, opened.order))
         for name, value in opened.initial.items():
             if self._detach:
@@ -182,15 +195,19 @@ class Trace(Mapping[str, Tensor]):
         calls = tuple(self._calls[name])
         known, joined = self._joined.get(name, (0, None))
         if joined is None or known != len(calls):
-            sizes = sorted({call.batch for call in calls})
+            sizes = sorted({call.shape[0] for call in calls})
             if len(sizes) > 1:
                 raise ValueError(
                     f"trace {name!r}: its layer was called with batches of {' and of '.join(map(str, sizes))}, "
                     "which cannot be joined along time; record each call in a context of its own"
                 )
             # The graph belongs to the recording, wherever it is first read.
-            with torch.inference_mode(False), torch.enable_grad():
-                joined = torch.cat([call.lay_out(call.steps, 0) for call in calls], dim=1)
+            with ExitStack() as outside:
+                if torch.is_inference_mode_enabled():
+                    outside.enter_context(torch.inference_mode(False))
+                if not torch.is_grad_enabled():
+                    outside.enter_context(torch.enable_grad())
+                joined = _join(calls)
                 if not self._detach:
                     joined = _as_state(joined, calls, ())
             self._joined[name] = (len(calls), joined)
@@ -216,9 +233,9 @@ class Trace(Mapping[str, Tensor]):
         calls = self._calls[name]
         if all(call.lengths is None for call in calls):
             return None
-        total = torch.zeros(calls[0].batch, dtype=torch.int64)
+        total = torch.zeros(calls[0].shape[0], dtype=torch.int64)
         for call in calls:
-            taken = torch.full_like(total, len(call.steps)) if call.lengths is None else call.lengths.cpu()
+            taken = torch.full_like(total, call.shape[1]) if call.lengths is None else call.lengths.cpu()
             total += taken if call.order is None else taken[call.order.cpu()]
         return total
 
@@ -226,8 +243,8 @@ class Trace(Mapping[str, Tensor]):
         rows = []
         for name in self:
             calls = self._calls[name]
-            batch = " and ".join(map(str, sorted({call.batch for call in calls})))
-            rows.append(f"  {name}: ({batch}, {sum(len(call.steps) for call in calls)}, {calls[0].steps[0].size(-1)})")
+            batch = " and ".join(map(str, sorted({call.shape[0] for call in calls})))
+            rows.append(f"  {name}: ({batch}, {sum(call.shape[1] for call in calls)}, {calls[0].shape[2]})")
         return "Trace of " + (f"{len(rows)} sequences\n" + "\n".join(rows) if rows else "nothing yet")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -31,7 +31,18 @@ class Weights(NamedTuple):
     hr: Tensor | None = None  # (P, H)
 
 
-Step = Callable[[Tensor, States, Weights], tuple[States, Gates]]
+# Is shown every gate and state of a step, by name and in the order in which they are computed, and returns what the
+# step goes on with.
+Edit = Callable[[str, Tensor], Tensor]
+
+
+def unedited(name: str, value: Tensor) -> Tensor:
+    """The edit that changes nothing."""
+    return value
+
+
+class Step(Protocol):
+    def __call__(self, x: Tensor, states: States, weights: Weights, edit: Edit = unedited) -> tuple[States, Gates]: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class Cell:
         opens: what the gates at work let through, meaning -> (gate, whether an open gate has the value 1 or 0).
             "write" lets the input into the state, "keep" lets the old state stay, "read" lets the state out.
         recurrent_bias: whether `bias_hh` takes part inside the step rather than in the input's projection.
-        step: (B, G * H) projected input, states of the step before, weights -> states, gates.
+        step: (B, G * H) projected input, states of the step before, weights, edit -> states, gates.
     """
 
     name: str
@@ -76,36 +87,36 @@ class Cell:
 def _rnn_step(activation: Callable[[Tensor], Tensor]) -> Step:
     """h = activation(x + W_hh h'), Elman (1990)."""
 
-    def step(x: Tensor, states: States, weights: Weights) -> tuple[States, Gates]:
+    def step(x: Tensor, states: States, weights: Weights, edit: Edit = unedited) -> tuple[States, Gates]:
         (hidden,) = states
-        return (activation(torch.addmm(x, hidden, weights.hh.t())),), ()
+        return (edit("hidden", activation(torch.addmm(x, hidden, weights.hh.t()))),), ()
 
     return step
 
 
-def _gru_step(x: Tensor, states: States, weights: Weights) -> tuple[States, Gates]:
+def _gru_step(x: Tensor, states: States, weights: Weights, edit: Edit = unedited) -> tuple[States, Gates]:
     """Cho et al. (2014) with the reset gate after the product, as in torch.nn; a high update gate keeps."""
     (hidden,) = states
     x_reset, x_update, x_candidate = x.chunk(3, dim=-1)
     h_reset, h_update, h_candidate = F.linear(hidden, weights.hh, weights.bias_hh).chunk(3, dim=-1)
-    reset_gate = torch.sigmoid(x_reset + h_reset)
-    update_gate = torch.sigmoid(x_update + h_update)
-    candidate = torch.tanh(x_candidate + reset_gate * h_candidate)
-    hidden = (1 - update_gate) * candidate + update_gate * hidden
+    reset_gate = edit("reset_gate", torch.sigmoid(x_reset + h_reset))
+    update_gate = edit("update_gate", torch.sigmoid(x_update + h_update))
+    candidate = edit("candidate", torch.tanh(x_candidate + reset_gate * h_candidate))
+    hidden = edit("hidden", (1 - update_gate) * candidate + update_gate * hidden)
     return (hidden,), (reset_gate, update_gate, candidate)
 
 
-def _lstm_step(x: Tensor, states: States, weights: Weights) -> tuple[States, Gates]:
+def _lstm_step(x: Tensor, states: States, weights: Weights, edit: Edit = unedited) -> tuple[States, Gates]:
     """Hochreiter & Schmidhuber (1997) with forget gates (Gers et al. 2000); projection as in Sak et al. (2014)."""
     hidden, cell = states
     i, f, g, o = torch.addmm(x, hidden, weights.hh.t()).chunk(4, dim=-1)
-    input_gate, forget_gate = torch.sigmoid(i), torch.sigmoid(f)
-    candidate, output_gate = torch.tanh(g), torch.sigmoid(o)
-    cell = forget_gate * cell + input_gate * candidate
+    input_gate, forget_gate = edit("input_gate", torch.sigmoid(i)), edit("forget_gate", torch.sigmoid(f))
+    candidate, output_gate = edit("candidate", torch.tanh(g)), edit("output_gate", torch.sigmoid(o))
+    cell = edit("cell", forget_gate * cell + input_gate * candidate)
     hidden = output_gate * torch.tanh(cell)
     if weights.hr is not None:
         hidden = F.linear(hidden, weights.hr)
-    return (hidden, cell), (input_gate, forget_gate, candidate, output_gate)
+    return (edit("hidden", hidden), cell), (input_gate, forget_gate, candidate, output_gate)
 
 
 _RNN_TANH = Cell("rnn", ("hidden",), (), {}, False, _rnn_step(torch.tanh))

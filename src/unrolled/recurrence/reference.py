@@ -5,30 +5,14 @@ Any dtype, any device, any derivative. Everything faster is tested against it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from unrolled.recurrence.cells import Cell, States, Weights
-
-
-@dataclass(frozen=True)
-class Unrolled:
-    """One layer in one direction over a sequence.
-
-    Attributes:
-        output: (T, B, P) hidden states; zero after a sequence's end.
-        final: the states after the last step taken, each (B, ·).
-        steps: what was asked to be kept, name -> T tensors (B, ·) in the order of time. They are the very nodes of
-            the autograd graph that later steps and the output were computed from. After a sequence's end they hold
-            values that nothing depends on.
-    """
-
-    output: Tensor
-    final: States
-    steps: dict[str, list[Tensor]]
+from unrolled.recurrence.cells import Cell, States, Weights, unedited
+from unrolled.recurrence.result import Steps, Unrolled
 
 
 def unroll(
@@ -40,6 +24,7 @@ def unroll(
     reverse: bool = False,
     lengths: Tensor | None = None,
     keep: Collection[str] = (),
+    edit: Callable[[int, str, Tensor], Tensor] | None = None,
 ) -> Unrolled:
     """Take `cell` over a sequence.
 
@@ -51,13 +36,14 @@ def unroll(
         reverse: go from the last step to the first.
         lengths: (B,) number of steps of each sequence; all T if omitted. A state does not change at steps beyond it.
         keep: names of states and gates to keep.
+        edit: step, name and value of each state and gate as it is computed -> what the step goes on with.
     """
     gates_x = cell.project(x, weights).unbind(0)  # T of (B, G * H)
     steps: dict[str, list[Tensor]] = {name: [] for name in keep}
     outputs: list[Tensor] = []
     states = initial
     for t in reversed(range(len(gates_x))) if reverse else range(len(gates_x)):
-        new, gates = cell.step(gates_x[t], states, weights)
+        new, gates = cell.step(gates_x[t], states, weights, partial(edit, t) if edit else unedited)
         if lengths is None:
             states, hidden = new, new[0]
         else:
@@ -72,4 +58,5 @@ def unroll(
         outputs.reverse()
         for values in steps.values():
             values.reverse()
-    return Unrolled(torch.stack(outputs), states, steps)
+    kept = {name: Steps(torch.stack(values), tuple(values)) for name, values in steps.items()}
+    return Unrolled(torch.stack(outputs), states, kept)

@@ -1,0 +1,218 @@
+// Forward: input projection of a few steps at a time, then these steps one by one.
+#pragma once
+
+#include "cells.h"
+#include "sharing.h"
+
+namespace UNROLLED_ISA {
+
+template <class Cell>
+class Forward {
+    static constexpr int G = Cell::GATES, U = Cell::UNITS, V = U * G;
+
+    static constexpr int64_t LARGE = int64_t{1} << 22;  // floats: 16 MiB
+
+    const unrolled_forward& call_;
+    const unrolled_layer& l_;
+    const int64_t B = l_.batch, T = l_.steps, I = l_.input_size, H = l_.hidden_size;
+    const int64_t panels_ = (in_vectors(H) + U - 1) / U;
+    const int64_t width_ = padded(H) * G;         // of the packed weights and pre-activations, in floats
+    const int64_t state_row_ = padded(H) + LANES;  // rows of a power of two would crowd the same lines of the cache
+    const Sharing sharing_{l_, width_ * H, panels_};
+    int64_t chunk_;
+    float *input_weights_, *weights_, *bias_, *recurrent_bias_, *pre_, *cell_, *hidden_[2];
+
+  public:
+    explicit Forward(const unrolled_forward& call) : call_(call), l_(call.layer) {
+        // So many steps that the input's weights are read for many rows at once, and the result stays in the cache.
+        const int64_t rows = sharing_.rows_per_party(B) > 0 ? sharing_.rows_per_party(B) : 1;
+        const int64_t enough = (96 + rows - 1) / rows, fits = (int64_t{1} << 17) / (rows * width_);
+        chunk_ = enough > fits ? enough : fits;
+        if (chunk_ > T) chunk_ = T;
+    }
+
+    int64_t run() {
+        using unrolled::Scratch;
+        Scratch scratch(Scratch::rounded(width_ * I) + Scratch::rounded(width_ * H) + 2 * Scratch::rounded(width_) +
+                        Scratch::rounded(chunk_ * B * width_) + 3 * Scratch::rounded(B * state_row_));
+        if (scratch.failed()) return 1;
+        input_weights_ = scratch.take(width_ * I);
+        weights_ = scratch.take(width_ * H);
+        bias_ = scratch.take(width_);
+        recurrent_bias_ = scratch.take(width_);
+        pre_ = scratch.take(chunk_ * B * width_);
+        hidden_[0] = scratch.take(B * state_row_);
+        hidden_[1] = scratch.take(B * state_row_);
+        cell_ = scratch.take(B * state_row_);
+        unrolled::expect_writes(l_.output, T * B * H);
+        if (l_.gates) unrolled::expect_writes(l_.gates, T * B * Cell::STORED * H);
+        if (l_.cells) unrolled::expect_writes(l_.cells, T * B * H);
+
+        auto prepare = [&](int64_t begin, int64_t end) {
+            for (int64_t p = panels_ * begin / sharing_.parties; p < panels_ * end / sharing_.parties; ++p) pack_panel(p);
+        };
+        unrolled::share(sharing_.parties, prepare);
+        unrolled::Barrier barrier(sharing_.parties);
+        auto work = [&](int64_t begin, int64_t end) { take_part(Part(sharing_, B, panels_, begin, end), barrier); };
+        unrolled::share(sharing_.parties, work);
+        return 0;
+    }
+
+  private:
+    int64_t units(int64_t panel) const {
+        const int64_t left = in_vectors(H) - panel * U;
+        return left < U ? left : U;
+    }
+
+    // Weights and biases of all gates of a panel's units, side by side.
+    void pack_panel(int64_t panel) {
+        const int64_t stride = units(panel) * G * LANES;
+        for (int64_t u = 0; u < units(panel); ++u)
+            for (int64_t g = 0; g < G; ++g) {
+                const int64_t unit = (panel * U + u) * LANES, row = g * H + unit, at = panel * V * LANES, v = u * G + g;
+                const int64_t count = H - unit < LANES ? H - unit : LANES;
+                pack_transposed(l_.weight_ih + row * I, count, I, input_weights_ + at * I + v * LANES, stride);
+                pack_transposed(l_.weight_hh + row * H, count, H, weights_ + at * H + v * LANES, stride);
+                vec input = optional(l_.bias_ih, row, count), recurrent = optional(l_.bias_hh, row, count);
+                // The last gate of a GRU multiplies its recurrent part, bias included, with the reset gate.
+                if (Cell::KEEPS_HIDDEN && g == G - 1) {
+                    store(recurrent_bias_ + unit, recurrent);
+                    recurrent = vec{};
+                }
+                store(bias_ + at + v * LANES, input + recurrent);
+            }
+    }
+
+    void take_part(const Part& part, unrolled::Barrier& barrier) {
+        const FlushDenormals flush;
+        const int64_t first = part.panel * U * LANES, end = part.panel_end * U * LANES < H ? part.panel_end * U * LANES : H;
+        for (int64_t b = part.row; b < part.row_end; ++b) {
+            memcpy(hidden_[0] + b * state_row_ + first, l_.initial_hidden + b * H + first, size(end - first));
+            if (Cell::HAS_CELL) memcpy(cell_ + b * state_row_ + first, l_.initial_cell + b * H + first, size(end - first));
+        }
+        barrier_if_shared(barrier, part);
+        for (int64_t n = 0; n < T; ++n) {
+            if (n % chunk_ == 0) project(part, n, n + chunk_ < T ? chunk_ : T - n);
+            step(part, n);
+            barrier_if_shared(barrier, part);
+        }
+        finish_stores();
+        for (int64_t b = part.row; b < part.row_end; ++b) {
+            memcpy(call_.final_hidden + b * H + first, hidden_[T & 1] + b * state_row_ + first, size(end - first));
+            if (Cell::HAS_CELL) memcpy(call_.final_cell + b * H + first, cell_ + b * state_row_ + first, size(end - first));
+        }
+    }
+
+    static size_t size(int64_t floats) { return static_cast<size_t>(floats) * sizeof(float); }
+
+    void barrier_if_shared(unrolled::Barrier& barrier, const Part& part) {
+        if (sharing_.by_units) barrier.wait(part.standing_for);
+    }
+
+    int64_t time(int64_t n) const { return l_.reverse ? T - 1 - n : n; }
+
+    // pre[slot][b] = W_ih x + b for the steps n to n + steps.
+    void project(const Part& part, int64_t n, int64_t steps) {
+        const int64_t rows = part.rows();
+        for (int64_t panel = part.panel; panel < part.panel_end; ++panel)
+            with_vectors<V>(units(panel) * G, [&]<int VECTORS>() {
+                if constexpr (VECTORS % G == 0)
+                    in_groups<rows_in_registers<VECTORS>()>(0, steps * rows, [&]<int R>(int64_t first) {
+                        const int64_t at = panel * V * LANES;
+                        const float* numbers[R];
+                        float* to[R];
+                        Sums<R, VECTORS> sums;
+#pragma GCC unroll 8
+                        for (int r = 0; r < R; ++r) {
+                            const int64_t slot = (first + r) / rows, b = part.row + (first + r) % rows;
+                            numbers[r] = l_.x + time(n + slot) * l_.x_step + b * l_.x_row;
+                            to[r] = pre_ + (slot * B + b) * width_ + at;
+#pragma GCC unroll 8
+                            for (int v = 0; v < VECTORS; ++v) sums[r][v] = load(bias_ + at + v * LANES);
+                        }
+                        accumulate<R, VECTORS>(sums, numbers, input_weights_ + at * I, I, width_ * I > FAR);
+#pragma GCC unroll 8
+                        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+                            for (int v = 0; v < VECTORS; ++v) store(to[r] + v * LANES, sums[r][v]);
+                    });
+            });
+    }
+
+    void step(const Part& part, int64_t n) {
+        const int64_t t = time(n), slot = n % chunk_;
+        ForwardStep s{H, hidden_[n & 1], hidden_[(n + 1) & 1], cell_, l_.output + t * B * H,
+                      l_.cells ? l_.cells + t * B * H : nullptr, l_.gates ? l_.gates + t * B * Cell::STORED * H : nullptr,
+                      T * B * Cell::STORED * H > LARGE};
+        for (int64_t panel = part.panel; panel < part.panel_end; ++panel)
+            with_vectors<V>(units(panel) * G, [&]<int VECTORS>() {
+                if constexpr (VECTORS % G == 0)
+                    in_groups<rows_in_registers<VECTORS>()>(part.row, part.row_end, [&]<int R>(int64_t first) {
+                        step_group<R, VECTORS>(s, t, slot, panel, first);
+                    });
+            });
+    }
+
+    template <int R, int VECTORS>
+    UNROLLED_INLINE void step_group(const ForwardStep& s, int64_t t, int64_t slot, int64_t panel, int64_t first) {
+        const int64_t at = panel * V * LANES;
+        const float* numbers[R];
+        Sums<R, VECTORS> sums;
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            numbers[r] = s.before + (first + r) * state_row_;
+            const float* pre = pre_ + (slot * B + first + r) * width_ + at;
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v)
+                sums[r][v] = Cell::KEEPS_HIDDEN && v == G - 1 ? load(recurrent_bias_ + panel * LANES) : load(pre + v * LANES);
+        }
+        accumulate<R, VECTORS>(sums, numbers, weights_ + at * H, H, width_ * H > FAR);
+        vec done[R][VECTORS];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v) done[r][v] = sums[r][v];
+        for (int u = 0; u < VECTORS / G; ++u)
+            in_groups<SIDE_BY_SIDE>(0, R, [&]<int N>(int64_t r) {
+                finish<N>(s, t, slot, panel, u, first + r, [&](int64_t n) { return &done[r + n][u * G]; });
+            });
+    }
+
+    // The cell's own work for one vector of units of N rows.
+    template <int N, class SumsOf>
+    UNROLLED_INLINE void finish(const ForwardStep& s, int64_t t, int64_t slot, int64_t panel, int64_t u, int64_t first,
+                                SumsOf sums_of) {
+        const int64_t unit = (panel * U + u) * LANES, count = H - unit < LANES ? H - unit : LANES;
+        Place places[N];
+        const vec* sums[N];
+        vec input_parts[N];
+        bool taken = true;
+        UNROLLED_EACH {
+            const int64_t b = first + n;
+            places[n] = {b * H + unit, b * Cell::STORED * H + unit, b * state_row_ + unit, count};
+            sums[n] = sums_of(n);
+            input_parts[n] = load(pre_ + (slot * B + b) * width_ + panel * V * LANES + (u * G + G - 1) * LANES);
+            taken = taken && !(l_.lengths && t >= l_.lengths[b]);
+        }
+        if (taken) return Cell::forward(s, places, sums, input_parts);
+        for (int n = 0; n < N; ++n)
+            if (t >= l_.lengths[first + n]) {
+                hold(s, places[n]);
+            } else {
+                const Place place[1] = {places[n]};
+                const vec* const sum[1] = {sums[n]};
+                Cell::forward(s, place, sum, &input_parts[n]);
+            }
+    }
+
+    // After a sequence's end: states stay, the output is zero.
+    static void hold(const ForwardStep& s, const Place& at) {
+        store(s.after + at.state, load(s.before + at.state));
+        store_first(s.output + at.row, vec{}, at.count);
+        if (s.gates)
+            for (int g = 0; g < Cell::STORED; ++g) store_first(s.gates + at.gates + g * s.hidden_size, vec{}, at.count);
+        if (s.cells) store_first(s.cells + at.row, load(s.cell + at.state), at.count);
+    }
+};
+
+}  // namespace UNROLLED_ISA

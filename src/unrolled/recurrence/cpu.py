@@ -1,0 +1,391 @@
+"""The native kernels: their library, and the forward and backward of one layer in one direction through them.
+
+Everything here takes plain float32 tensors on the CPU; `refuses` says of any other call why the kernels can't take it.
+Tensors are passed as addresses, so nothing here may be given a tensor that a transform of torch has wrapped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unrolled.recurrence import library
+
+_KERNEL_NUMBERS = {"RNN_TANH": 0, "RNN_RELU": 1, "GRU": 2, "LSTM": 3}
+
+# Blocks of H numbers that the forward keeps of each step, and that the gradient of its pre-activations has.
+STORED = {"RNN_TANH": 0, "RNN_RELU": 0, "GRU": 4, "LSTM": 4}
+_PRE = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 4, "LSTM": 4}
+
+
+def _numbers(*names: str) -> list[tuple[str, type]]:
+    """Fields of a structure of native/unrolled.h: sizes and addresses, all of 64 bits."""
+    return [(name, ctypes.c_int64) for name in names]
+
+
+class _LayerCall(ctypes.Structure):
+    _fields_ = _numbers(
+        *("cell", "steps", "batch", "input_size", "hidden_size", "reverse", "threads", "lengths"),
+        *("x", "x_step", "x_row", "weight_ih", "weight_hh", "bias_ih", "bias_hh"),
+        *("initial_hidden", "initial_cell", "output", "cells", "gates"),
+    )
+
+
+class _ForwardCall(ctypes.Structure):
+    _fields_ = [("layer", _LayerCall), *_numbers("final_hidden", "final_cell")]
+
+
+class _BackwardCall(ctypes.Structure):
+    _fields_ = [
+        ("layer", _LayerCall),
+        *_numbers("grad_output", "grad_output_step", "grad_output_row", "grad_final_hidden", "grad_final_cell"),
+        *_numbers("grad_cells", "grad_gates", "grad_initial_hidden", "grad_initial_cell"),
+        *_numbers("grad_bias_ih", "grad_bias_hh", "grad_weight_ih", "grad_weight_hh", "grad_x", "grad_pre"),
+        *_numbers("total_hidden", "total_cells", "total_gates"),
+    ]
+
+
+class Kernels:
+    """The loaded library and the build of it that runs."""
+
+    def __init__(self, file: Path) -> None:
+        native = ctypes.CDLL(str(file))
+        for name in ("builds", "build_runs_here", "run_forward", "run_backward", "accumulates"):
+            getattr(native, f"unrolled_{name}").restype = ctypes.c_int64
+        native.unrolled_build_name.restype = ctypes.c_char_p
+        native.unrolled_set_threads.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+        names = [native.unrolled_build_name(build).decode() for build in range(native.unrolled_builds())]
+        self.builds = {
+            name: build for build, name in enumerate(names) if native.unrolled_build_runs_here(ctypes.c_int64(build))
+        }
+        self.build = os.environ.get("UNROLLED_BUILD") or next(iter(self.builds))
+        if self.build not in self.builds:
+            raise ValueError(
+                f"UNROLLED_BUILD: given {self.build!r}; the builds that run here are {', '.join(self.builds)}"
+            )
+        self.native = native
+        self._forward, self._backward = native.unrolled_run_forward, native.unrolled_run_backward
+        parallel_for = _torch_parallel_for()
+        openmp = "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
+        native.unrolled_set_threads(parallel_for, openmp)
+        self.threaded = parallel_for is not None
+
+    def forward(self, call: _ForwardCall) -> None:
+        _check(self._forward(ctypes.c_int64(self.builds[self.build]), ctypes.byref(call)))
+
+    def backward(self, call: _BackwardCall) -> None:
+        _check(self._backward(ctypes.c_int64(self.builds[self.build]), ctypes.byref(call)))
+
+    def accumulates(self, call: _LayerCall) -> bool:
+        """Whether the backward of this call sums the weights' gradients itself."""
+        return bool(self.native.unrolled_accumulates(ctypes.c_int64(self.builds[self.build]), ctypes.byref(call)))
+
+    def activate(self, name: str, x: Tensor) -> Tensor:
+        """sigmoid or tanh as the kernels compute it, for tests."""
+        y = torch.empty_like(x)
+        self.native.unrolled_activate(
+            *map(ctypes.c_int64, (self.builds[self.build], ("sigmoid", "tanh").index(name))),
+            *map(ctypes.c_void_p, (x.data_ptr(), y.data_ptr())),
+            ctypes.c_int64(x.numel()),
+        )
+        return y
+
+    def poison(self, on: bool) -> None:
+        """Fill scratch memory with NaN before every use, for tests."""
+        self.native.unrolled_set_poison(ctypes.c_int64(on))
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("unrolled: no memory for the kernels' scratch space")
+
+
+def _torch_parallel_for() -> int | None:
+    """The address of torch's own parallel loop, None where this torch does not export it."""
+    try:
+        torch_library = ctypes.CDLL(_torch_cpu_library())
+        return ctypes.cast(torch_library.torch_parallel_for, ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return None
+
+
+def _torch_cpu_library() -> str:
+    folder = Path(torch.__file__).parent / "lib"
+    return str(next(folder.glob("libtorch_cpu.*"), folder / "libtorch_cpu.so"))
+
+
+@cache
+def _load() -> Kernels | str:
+    """The kernels, or why there are none."""
+    file = library.find()
+    if file is None:
+        return library.MISSING
+    try:
+        return Kernels(file)
+    except OSError as error:
+        return f"the native library does not load: {error}"
+
+
+def missing() -> str | None:
+    """Why the kernels are not there; None if they are."""
+    loaded = _load()
+    return loaded if isinstance(loaded, str) else None
+
+
+def kernels() -> Kernels:
+    """The kernels.
+
+    Raises:
+        RuntimeError: they are not there.
+    """
+    loaded = _load()
+    if isinstance(loaded, str):
+        raise RuntimeError(loaded)
+    return loaded
+
+
+class Forward(NamedTuple):
+    """What the kernels return; what a cell has not, or was not kept, is an empty tensor (0,)."""
+
+    output: Tensor  # (T, B, H)
+    final_hidden: Tensor  # (B, H)
+    final_cell: Tensor  # (B, H)
+    cells: Tensor  # (T, B, H)
+    gates: Tensor  # (T, B, S * H)
+
+
+class Call(NamedTuple):
+    """One layer in one direction over a sequence: the operator's arguments, in their order."""
+
+    x: Tensor  # (T, B, I)
+    hidden: Tensor  # (B, H)
+    cell: Tensor | None  # (B, H)
+    weight_ih: Tensor  # (G * H, I)
+    weight_hh: Tensor  # (G * H, H)
+    bias_ih: Tensor | None  # (G * H,)
+    bias_hh: Tensor | None  # (G * H,)
+    lengths: Tensor | None  # (B,) int64
+    mode: str
+    reverse: bool
+
+
+def sizes(call: Call) -> tuple[int, int, int]:
+    """T, B, H."""
+    steps, batch, _ = call.x.shape
+    return steps, batch, call.hidden.size(1)
+
+
+def total_sizes(call: Call) -> tuple[tuple[int, int, int], ...]:
+    """The shapes of the hidden states, cells and gates of all steps, with width 0 for what a cell has not."""
+    steps, batch, width = sizes(call)
+    return (
+        (steps, batch, width),
+        (steps, batch, width * (call.cell is not None)),
+        (steps, batch, width * STORED[call.mode]),
+    )
+
+
+def _starts(tensor: Tensor, counts: Sequence[int]) -> list[int]:
+    """The addresses of parts of a tensor that stand one after the other; 0 for an empty one."""
+    ends = list(accumulate(counts))
+    first = tensor.data_ptr()
+    return [
+        first + (end - count) * tensor.element_size() if count else 0 for count, end in zip(counts, ends, strict=True)
+    ]
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _rows_in_place(tensor: Tensor) -> Tensor:
+    """(T, B, ·) whose last dimension stands without gaps; the distances between rows are free."""
+    return tensor if tensor.stride(2) == 1 or tensor.size(2) == 1 else tensor.contiguous()
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
+
+
+def _described(
+    call: Call, output: Tensor, cells: Tensor | None, gates: Tensor | None
+) -> tuple[_LayerCall, tuple[Tensor | None, ...]]:
+    """The call as the library takes it, and the tensors that must live until it has been made."""
+    x, rest = _rows_in_place(call.x), tuple(map(_contiguous, call[1:8]))
+    steps, batch, inputs = x.shape
+    x_step, x_row, _ = x.stride()
+    hidden, cell, weight_ih, weight_hh, bias_ih, bias_hh, lengths = map(_address, rest)
+    layer = _LayerCall(
+        _KERNEL_NUMBERS[call.mode],
+        steps,
+        batch,
+        inputs,
+        call.hidden.size(1),
+        call.reverse,
+        torch.get_num_threads(),
+        lengths,
+        x.data_ptr(),
+        x_step,
+        x_row,
+        weight_ih,
+        weight_hh,
+        bias_ih,
+        bias_hh,
+        hidden,
+        cell,
+        output.data_ptr(),
+        _address(cells),
+        _address(gates),
+    )
+    return layer, (x, *rest)
+
+
+def forward(call: Call, keep: bool) -> Forward:
+    """All steps of a call; with `keep`, cells and gates of every step too."""
+    steps, batch, hidden_size = sizes(call)
+    empty, has_cell, stored = call.x.new_empty, call.cell is not None, STORED[call.mode] * keep
+    output, final_hidden = empty((steps, batch, hidden_size)), empty((batch, hidden_size))
+    final_cell = empty((batch, hidden_size) if has_cell else 0)
+    cells = empty((steps, batch, hidden_size) if has_cell and keep else 0)
+    gates = empty((steps, batch, stored * hidden_size) if stored else 0)
+    layer, alive = _described(call, output, cells if has_cell and keep else None, gates if stored else None)
+    kernels().forward(_ForwardCall(layer, final_hidden.data_ptr(), final_cell.data_ptr()))
+    del alive
+    return Forward(output, final_hidden, final_cell, cells, gates)
+
+
+# The last large buffer of a backward: one that is written anew costs twice as much for its fresh pages.
+_spare: list[Tensor] = []
+_LARGEST_SPARE = 1 << 24  # numbers: 64 MiB
+
+
+def _borrowed(shape: tuple[int, ...]) -> Tensor:
+    """A tensor for the caller alone, to be put into `_spare` after use."""
+    count = math.prod(shape)
+    try:
+        spare = _spare.pop()
+    except IndexError:
+        return torch.empty(shape, dtype=torch.float32)
+    if count <= spare.numel() <= _LARGEST_SPARE:
+        return spare.view(-1)[:count].view(shape)
+    return torch.empty(shape, dtype=torch.float32)
+
+
+class Gradients(NamedTuple):
+    """Gradients of a call's arguments, and of every state and gate along all paths; None where not asked for."""
+
+    x: Tensor | None
+    hidden: Tensor
+    cell: Tensor | None
+    weight_ih: Tensor | None
+    weight_hh: Tensor | None
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    totals: Tensor | None  # hidden states, cells and gates of all steps, one after the other
+
+
+def backward(
+    call: Call,
+    kept: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    *,
+    need_x: bool,
+    need_weights: bool,
+    need_totals: bool,
+) -> Gradients:
+    """The gradients of a call.
+
+    Args:
+        call: as given to `forward`.
+        kept: its output, cells and gates.
+        grads: gradients of its output, final hidden, final cell, cells and gates; None is zero.
+        need_x: whether the gradient of x is wanted.
+        need_weights: whether those of weights and biases are.
+        need_totals: whether those of all states and gates are.
+    """
+    (steps, batch, hidden_size), has_cell, stored = sizes(call), call.cell is not None, STORED[call.mode]
+    output, cells, gates = kept
+    empty = call.x.new_empty
+    grad_output = None if grads[0] is None else _rows_in_place(grads[0])
+    grad_final_hidden, grad_final_cell, grad_cells, grad_gates = map(_contiguous, grads[1:])
+    layer, alive = _described(call, output, cells if has_cell else None, gates if stored else None)
+    grad_hidden = empty((batch, hidden_size))
+    grad_cell = empty((batch, hidden_size)) if has_cell else None
+    has_bias = need_weights and call.bias_ih is not None
+    grad_bias_ih, grad_bias_hh = (empty(call.weight_ih.size(0)) if has_bias else None for _ in range(2))
+    counts = [math.prod(size) for size in total_sizes(call)]
+    totals = empty(sum(counts)) if need_totals else None
+    total_addresses = (0, 0, 0) if totals is None else _starts(totals, counts)
+    library = kernels()
+    # Without weights or input to differentiate for, only the states' gradients are carried.
+    alone = library.accumulates(layer)
+    grad_x = empty(call.x.shape) if need_x and alone else None
+    grad_ih, grad_hh = (empty(w.shape) if need_weights and alone else None for w in (call.weight_ih, call.weight_hh))
+    pre = None if alone else _borrowed((steps, batch, _PRE[call.mode] * hidden_size))
+    library.backward(
+        _BackwardCall(
+            *(layer, _address(grad_output), *(grad_output.stride()[:2] if grad_output is not None else (0, 0))),
+            *(_address(grad_final_hidden), _address(grad_final_cell), _address(grad_cells), _address(grad_gates)),
+            *(grad_hidden.data_ptr(), _address(grad_cell), _address(grad_bias_ih), _address(grad_bias_hh)),
+            *(_address(grad_ih), _address(grad_hh), _address(grad_x), _address(pre)),
+            *total_addresses,
+        )
+    )
+    del alive
+    if pre is not None:
+        grad_x, grad_ih, grad_hh = _large_products(call, output, pre, need_x=need_x, need_weights=need_weights)
+        _spare[:] = [pre]
+    return Gradients(
+        *(grad_x, grad_hidden, grad_cell, grad_ih, grad_hh, grad_bias_ih, grad_bias_hh),
+        totals,
+    )
+
+
+def _large_products(
+    call: Call, output: Tensor, pre: Tensor, *, need_x: bool, need_weights: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of x, weight_ih and weight_hh from that of the pre-activations, over all steps at once."""
+    steps, batch, hidden_size = sizes(call)
+    rows = pre.view(steps * batch, -1)
+    grad_x = grad_ih = grad_hh = None
+    # A GRU's candidate has two parts: the recurrent one stands third, the input's fourth.
+    gru = call.mode == "GRU"
+    blocks = (2 * hidden_size, hidden_size) if gru else (rows.size(1),)
+    of_input = (rows[:, : 2 * hidden_size], rows[:, 3 * hidden_size :]) if gru else (rows,)
+    if need_x:
+        first, *others = zip(of_input, call.weight_ih.split(blocks), strict=True)
+        grad_x = torch.mm(*first)
+        for part, weight in others:
+            grad_x.addmm_(part, weight)
+        grad_x = grad_x.view(call.x.shape)
+    if need_weights:
+        x = call.x.reshape(steps * batch, -1)
+        grad_ih = torch.empty_like(call.weight_ih)
+        for part, to in zip(of_input, grad_ih.split(blocks), strict=True):
+            torch.mm(part.t(), x, out=to)
+        of_hidden = pre[..., : 3 * hidden_size] if gru else pre
+        grad_hh = _product_with_states_before(call, output, of_hidden)
+    return grad_x, grad_ih, grad_hh
+
+
+def _product_with_states_before(call: Call, output: Tensor, pre: Tensor) -> Tensor:
+    """The sum over all steps of pre (B, G * H) with the hidden state before the step (B, H)."""
+    steps, batch, hidden_size = sizes(call)
+    if call.reverse and call.lengths is not None:
+        # Sequences begin at their last step, each from its initial state.
+        before = torch.cat((output[1:], output.new_zeros(1, batch, hidden_size)))
+        first = (call.lengths - 1).clamp(min=0)
+        before[first, torch.arange(batch)] = call.hidden
+        return torch.mm(pre.reshape(steps * batch, -1).t(), before.view(steps * batch, -1))
+    later, earlier = (pre[:-1], output[1:]) if call.reverse else (pre[1:], output[:-1])
+    grad = torch.mm(pre[-1 if call.reverse else 0].t(), call.hidden)
+    return grad.addmm_(later.flatten(0, 1).t(), earlier.flatten(0, 1)) if steps > 1 else grad

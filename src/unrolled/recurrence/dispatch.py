@@ -1,0 +1,156 @@
+"""Which backend computes a call, and why no better one does.
+
+Backends, best first: "cpu", the native kernels; "torch", torch's own fused layer, on a GPU and only as long as nothing
+is opened; "reference", which takes everything. One of them can be forced by `backend`, or by the environment variable
+UNROLLED_BACKEND.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unrolled.recurrence import cpu
+from unrolled.recurrence.cells import Weights
+
+BACKENDS = ("cpu", "torch", "reference")
+
+_forced: ContextVar[str | None] = ContextVar("unrolled_backend", default=None)
+
+
+class Call(NamedTuple):
+    """What the choice depends on.
+
+    Attributes:
+        x: the input, of any layout.
+        weights: of each layer and direction.
+        opened: whether states or gates are recorded.
+    """
+
+    x: Tensor
+    weights: Sequence[Weights]
+    opened: bool
+
+
+def _named(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{source}: given {name!r}, expected one of {', '.join(BACKENDS)}")
+    return name
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Compute every call of a layer in this thread with one backend inside the context.
+
+    Args:
+        name: "cpu", "torch" or "reference". A call that this backend can't take raises a ValueError that says why.
+
+    Raises:
+        ValueError: there is no backend of that name.
+
+    >>> import torch, unrolled
+    >>> lstm = unrolled.LSTM(3, 4)
+    >>> with unrolled.backend("reference"):
+    ...     output, _ = lstm(torch.zeros(5, 2, 3))
+    """
+    token = _forced.set(_named(name, "backend"))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def forced() -> str | None:
+    """The backend that is asked for by `backend` or by UNROLLED_BACKEND, None if none is."""
+    name = _forced.get()
+    if name is None and (given := os.environ.get("UNROLLED_BACKEND")):
+        return _named(given, "UNROLLED_BACKEND")
+    return name
+
+
+def refusal(name: str, call: Call) -> str | None:
+    """Why a backend can't take a call; None if it can."""
+    if name == "cpu":
+        return _cpu_refusal(call)
+    return _torch_refusal(call) if name == "torch" else None
+
+
+def _cpu_refusal(call: Call) -> str | None:
+    x = call.x
+    if not x.is_cpu:
+        return f"the input is on {x.device}, the kernels compute on the CPU"
+    if x.dtype is not torch.float32 or call.weights[0].ih.dtype is not torch.float32:
+        other = x.dtype if x.dtype is not torch.float32 else call.weights[0].ih.dtype
+        return f"the kernels compute float32, the call is {other}".replace("torch.", "")
+    if call.weights[0].hr is not None:
+        return "the layer projects its hidden state (proj_size)"
+    if torch._C._is_any_autocast_enabled():
+        return "autocast is on"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a transform of torch.func is at work (vmap, grad, jvp, ...)"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "derivatives are taken forward"
+    if torch._C._get_tracing_state() is not None:
+        return "the model is being traced by torch.jit"
+    if x.layout is not torch.strided:
+        return f"the input's layout is {x.layout}, not torch.strided"
+    return cpu.missing()
+
+
+def _torch_refusal(call: Call) -> str | None:
+    if call.opened:
+        return "states are opened, torch's layer does not show them"
+    return None
+
+
+def choose(call: Call) -> str:
+    """The backend that computes a call.
+
+    Raises:
+        ValueError: one is forced that can't.
+    """
+    name = forced()
+    if name is not None:
+        reason = refusal(name, call)
+        if reason is not None:
+            raise ValueError(f"backend {name!r} was asked for, but can't take this call: {reason}")
+        return name
+    if call.x.is_cuda and not call.opened:
+        return "torch"
+    return "cpu" if _cpu_refusal(call) is None else "reference"
+
+
+def reasons(call: Call) -> list[tuple[str, str, bool]]:
+    """For each backend, best first: its name, what is to be said of it for this call, and whether it is chosen."""
+    chosen, name = choose(call), forced()
+    lines = []
+    for backend_name in BACKENDS:
+        reason = refusal(backend_name, call)
+        if backend_name == chosen:
+            said = f"asked for; {described(backend_name)}" if name else described(backend_name)
+        elif reason is None and name is not None:
+            reason = f"{name!r} was asked for"
+            said = f"no: {reason}"
+        elif reason is None:
+            said = "no: on the CPU the kernels and the reference compute" if backend_name == "torch" else "not needed"
+        else:
+            said = f"no: {reason}"
+        lines.append((backend_name, said, backend_name == chosen))
+    return lines
+
+
+def described(name: str) -> str:
+    """What a backend is, on this machine."""
+    if name == "torch":
+        return "torch's own layer"
+    if name == "reference":
+        return "plain PyTorch, one step after another; every dtype, device and derivative"
+    kernels, threads = cpu.kernels(), torch.get_num_threads()
+    counted = f"{threads} thread{'s' if threads > 1 else ''}" if kernels.threaded else "1 thread"
+    return f"native kernels, {kernels.build} build, {counted}"
