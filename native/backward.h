@@ -23,8 +23,9 @@ class Backward {
     const int64_t sums_size_ = G * H * seen_row_;
     const Sharing sharing_{l_, padded(H) * G * H, call_.grad_pre ? units_.count() : 0};
     const bool carries_ = Cell::KEEPS_HIDDEN || l_.lengths;
-    int64_t chunk_ = 1, slots_ = 1;
-    float *weights_, *input_weights_, *bias_sums_, *grad_hidden_, *grad_cell_, *partial_;
+    int64_t chunk_ = 1, slots_ = 1, bias_steps_;
+    float* bias_sums_;  // of each thread, of all steps and of the last few
+    float *weights_, *input_weights_, *grad_hidden_, *grad_cell_, *partial_;
     // Of the last steps, each thread's rows together: gradients of the pre-activations; inputs and hidden states before.
     float *ring_, *seen_;
     float* sums_;  // of the weights' gradients, a thread's own
@@ -36,8 +37,9 @@ class Backward {
     }
 
     explicit Backward(const unrolled_backward& call) : call_(call), l_(call.layer) {
-        if (call_.grad_pre) return;
         const int64_t rows = sharing_.rows_per_party(B) > 0 ? sharing_.rows_per_party(B) : 1;
+        bias_steps_ = rows < 256 ? 256 / rows : 1;
+        if (call_.grad_pre) return;
         chunk_ = (128 + rows - 1) / rows;
         if (chunk_ > T) chunk_ = T;
         slots_ = chunk_ > 2 ? chunk_ : 2;  // a step is written while the one after it is read
@@ -49,7 +51,7 @@ class Backward {
         const int64_t seen = ring ? slots_ * B * seen_row_ : 0, sums = ring ? parties * sums_size_ : 0;
         const int64_t inputs = ring && call_.grad_x ? inputs_.size(G * H) : 0;
         Scratch scratch(Scratch::rounded(units_.size(G * H)) + Scratch::rounded(inputs) + Scratch::rounded(ring) +
-                        Scratch::rounded(seen) + Scratch::rounded(sums) + Scratch::rounded(parties * PRE * padded(H)) +
+                        Scratch::rounded(seen) + Scratch::rounded(sums) + Scratch::rounded(2 * parties * PRE * padded(H)) +
                         2 * Scratch::rounded(B * state_row_) + Scratch::rounded(parties * B * PANEL * LANES));
         if (scratch.failed()) return 1;
         weights_ = scratch.take(units_.size(G * H));
@@ -57,7 +59,7 @@ class Backward {
         ring_ = scratch.take(ring);
         seen_ = scratch.take(seen);
         sums_ = scratch.take(sums);
-        bias_sums_ = scratch.take(parties * PRE * padded(H));
+        bias_sums_ = scratch.take(2 * parties * PRE * padded(H));
         grad_hidden_ = scratch.take(B * state_row_);
         grad_cell_ = scratch.take(B * state_row_);
         partial_ = scratch.take(parties * B * PANEL * LANES);
@@ -70,7 +72,7 @@ class Backward {
                 for (int64_t p = inputs_.count() * begin / parties; p < inputs_.count() * end / parties; ++p)
                     pack(l_.weight_ih, inputs_, G * H, p, input_weights_);
             // A thread may stand for several parties and then leaves the others' sums alone.
-            memset(bias_sums_ + begin * PRE * padded(H), 0, size((end - begin) * PRE * padded(H)));
+            memset(bias_sums_ + 2 * begin * PRE * padded(H), 0, size(2 * (end - begin) * PRE * padded(H)));
             if (sums) memset(sums_ + begin * sums_size_, 0, size((end - begin) * sums_size_));
         };
         unrolled::share(parties, prepare);
@@ -119,6 +121,7 @@ class Backward {
         for (int64_t n = T - 1; n >= 0; --n) {
             step(part, n);
             if (sharing_.by_units) barrier.wait(part.standing_for);
+            if (n % bias_steps_ == 0) add_biases(part);
             if (!call_.grad_pre && (++waiting == chunk_ || n == 0)) {
                 add_chunk(part, n, waiting);
                 waiting = 0;
@@ -129,6 +132,20 @@ class Backward {
             for (int64_t b = part.row; b < part.row_end; ++b)
                 memcpy(call_.grad_initial_cell + b * H + first, grad_cell_ + b * state_row_ + first, size(end - first));
     }
+
+    // The biases' sums of a few steps into those of all, over the part's own units.
+    void add_biases(const Part& part) const {
+        const int64_t first = part.panel * PANEL * LANES, end = part.panel_end * PANEL * LANES;
+        for (int64_t g = 0; g < PRE; ++g)
+            for (int64_t k = first; k < end && k < padded(H); k += LANES) {
+                float* few = bias_sums_ + ((bias_owner(part) * 2 + 1) * PRE + g) * padded(H) + k;
+                float* all = bias_sums_ + (bias_owner(part) * 2 * PRE + g) * padded(H) + k;
+                store(all, load(all) + load(few));
+                store(few, vec{});
+            }
+    }
+
+    int64_t bias_owner(const Part& part) const { return sharing_.by_units ? 0 : part.party; }
 
     void begin_with(float* states, const float* grad, int64_t b, int64_t first, int64_t end) const {
         if (grad)
@@ -204,7 +221,7 @@ class Backward {
                 UNROLLED_EACH grads[n] = done[r + n][v];
                 step_units(part, step, first + r, unit, count, grads, bias);
             });
-            float* to = bias_sums_ + (sharing_.by_units ? 0 : part.party) * PRE * padded(H) + unit;
+            float* to = bias_sums_ + (bias_owner(part) * 2 + 1) * PRE * padded(H) + unit;
             for (int g = 0; g < PRE; ++g, to += padded(H)) store(to, load(to) + bias[g]);
         }
     }
@@ -337,16 +354,16 @@ class Backward {
             with_vectors<PANEL>(vectors, [&]<int V>() {
                 in_groups<rows_in_registers<V>()>(row, row_end, [&]<int R>(int64_t first) {
                     float* to = sums + first * seen_row_ + vector * LANES;
-                    Sums<R, V> part;
-#pragma GCC unroll 8
-                    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-                        for (int v = 0; v < V; ++v) part[r][v] = load(to + r * seen_row_ + v * LANES);
+                    // From zero, for a sum of all steps one after the other would lose digits.
+                    Sums<R, V> part = {};
                     accumulate_outer<R, V>(part, grads + first, pre_row_, seen + vector * LANES, seen_row_, depth);
 #pragma GCC unroll 8
                     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-                        for (int v = 0; v < V; ++v) store(to + r * seen_row_ + v * LANES, part[r][v]);
+                        for (int v = 0; v < V; ++v) {
+                            float* sum = to + r * seen_row_ + v * LANES;
+                            store(sum, load(sum) + part[r][v]);
+                        }
                 });
             });
         }
@@ -402,7 +419,7 @@ class Backward {
         for (int64_t g = 0; g < PRE; ++g)
             for (int64_t k = 0; k < H; k += LANES) {
                 vec sum = {};
-                for (int64_t p = 0; p < sharing_.parties; ++p) sum += load(bias_sums_ + (p * PRE + g) * padded(H) + k);
+                for (int64_t p = 0; p < sharing_.parties; ++p) sum += load(bias_sums_ + (2 * p * PRE + g) * padded(H) + k);
                 const int64_t count = H - k < LANES ? H - k : LANES;
                 // The last two of a GRU's are those of the candidate's recurrent part and of its input part.
                 if (g < G) store_first(call_.grad_bias_hh + g * H + k, sum, count);

@@ -68,7 +68,8 @@ float* fresh(int64_t floats) {
 
 // The smallest kept block that is large enough; else the place of the smallest of all is set free for a larger one.
 Block borrow(int64_t floats) {
-    pthread_mutex_lock(&kept_lock);
+    // A process forked while another thread held the lock would wait for it for ever.
+    if (pthread_mutex_trylock(&kept_lock) != 0) return {fresh(floats), floats};
     Block* best = nullptr;
     for (Block& block : kept)
         if (block.memory && block.floats >= floats && (!best || block.floats < best->floats)) best = &block;
@@ -82,8 +83,7 @@ Block borrow(int64_t floats) {
 }
 
 void give_back(Block block) {
-    if (block.floats <= LARGEST_KEPT) {
-        pthread_mutex_lock(&kept_lock);
+    if (block.floats <= LARGEST_KEPT && pthread_mutex_trylock(&kept_lock) == 0) {
         Block* smallest = &kept[0];
         for (Block& other : kept)
             if (other.floats < smallest->floats) smallest = &other;

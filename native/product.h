@@ -71,11 +71,33 @@ UNROLLED_INLINE void accumulate_near(Sums<R, V>& sums, const float* const (&rows
 }
 
 template <int R, int V>
-UNROLLED_INLINE void accumulate(Sums<R, V>& sums, const float* const (&rows)[R], const float* panel, int64_t depth, bool far) {
+UNROLLED_INLINE void accumulate_piece(Sums<R, V>& sums, const float* const (&rows)[R], const float* panel, int64_t depth,
+                                      bool far) {
     // With few rows the cost of asking is not made up for.
     if constexpr (R * V >= 12)
         if (far) return accumulate_near<R, V, true>(sums, rows, panel, depth);
     accumulate_near<R, V, false>(sums, rows, panel, depth);
+}
+
+constexpr int64_t SUMMED_AT_ONCE = 128;
+
+template <int R, int V>
+UNROLLED_INLINE void accumulate(Sums<R, V>& sums, const float* const (&rows)[R], const float* panel, int64_t depth, bool far) {
+    const float* at[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) at[r] = rows[r];
+    // A sum of many terms one after the other loses digits: it is formed of sums of a few each.
+    for (; depth > SUMMED_AT_ONCE; depth -= SUMMED_AT_ONCE, panel += SUMMED_AT_ONCE * V * LANES) {
+        Sums<R, V> part = {};
+        accumulate_piece<R, V>(part, at, panel, SUMMED_AT_ONCE, far);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            at[r] += SUMMED_AT_ONCE;
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) sums[r][v] += part[r][v];
+        }
+    }
+    accumulate_piece<R, V>(sums, at, panel, depth, far);
 }
 
 // sums[r][v] += sum over k of left[k][r] * right[k][v], both read where they stand

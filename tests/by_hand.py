@@ -50,7 +50,8 @@ class Hand(dict[str, list[Tensor]]):
         bias = lstm.bias_ih_l0 + lstm.bias_hh_l0
         for step in x.unbind(1):
             i, f, g, o = (step @ lstm.weight_ih_l0.t() + hidden @ lstm.weight_hh_l0.t() + bias).chunk(4, -1)
-            i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+            # A gate is what enters the cell, not what the slope of its activation is formed from: a node of its own.
+            i, f, g, o = (gate.clone() for gate in (i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()))
             cell = f * cell + i * g
             hidden = o * cell.tanh()
             for name, value in zip(GATES["LSTM"], (hidden, cell, i, f, g, o), strict=True):

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from unrolled.recurrence import dispatch, ops, reference
-from unrolled.recurrence.cells import CELLS, Cell, States, Weights
+from unrolled.recurrence.cells import CELLS, Cell, States, Weights, separate
 from unrolled.recurrence.result import Steps, Unrolled
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -54,6 +54,7 @@ class Observer(Protocol):
         """Called once a call's recurrence has been computed."""
 
 
+_NOTHING: frozenset[str] = frozenset()
 _observers: ContextVar[tuple[Observer, ...]] = ContextVar("unrolled_observers", default=())
 
 
@@ -159,19 +160,25 @@ class _Layer:
             batch = (x.size(0 if self.batch_first else 1),) if rank == 3 else ()
         suffixes = layer_suffixes(self)
         weights = [weights_of(self, suffix) for suffix in suffixes]
-        sizes = [(len(suffixes), *batch, size) for size in state_sizes(self).values()]
-        states = _as_states(hx, len(sizes)) if hx is not None else tuple(x.new_zeros(size) for size in sizes)
-        if states is None or not (
+        ih = weights[0].ih
+        if not (
             x.dim() == rank
             and x.size(-1) == self.input_size
             and x.numel() > 0
-            and (x.dtype == weights[0].ih.dtype or torch._C._is_any_autocast_enabled())
-            and x.device == weights[0].ih.device
-            and all(_like(state, size, x) for state, size in zip(states, sizes, strict=True))
+            and (x.dtype is ih.dtype or torch._C._is_any_autocast_enabled())
+            and x.device == ih.device
         ):
             return _refused(super().forward(input, hx), self, x)  # type: ignore[misc]
+        sizes = [(len(suffixes), *batch, size) for size in state_sizes(self).values()]
+        if hx is None:
+            states = tuple(x.new_zeros(size) for size in sizes)
+        else:
+            given = _as_states(hx, len(sizes))
+            if given is None or not all(_like(state, size, x) for state, size in zip(given, sizes, strict=True)):
+                return _refused(super().forward(input, hx), self, x)  # type: ignore[misc]
+            states = given
 
-        wanted = [_wanted(self, suffix) for suffix in suffixes] if _observers.get() else [frozenset()] * len(suffixes)
+        wanted = [_wanted(self, suffix) for suffix in suffixes] if _observers.get() else [_NOTHING] * len(suffixes)
         backend = dispatch.choose(dispatch.Call(x, weights, any(wanted)))
         if backend == "torch":
             return super().forward(input, hx)  # type: ignore[misc]
@@ -248,8 +255,6 @@ def _run_layers(
         x = torch.cat(outputs, dim=-1) if directions > 1 else outputs[0]
         if module.dropout and module.training and first + directions < len(run.suffixes):
             x = _dropout(x, module.dropout, lengths)
-    if len(finals) == 1:
-        return x, tuple(state.unsqueeze(0) for state in finals[0])
     return x, tuple(torch.stack(state) for state in zip(*finals, strict=True))
 
 
@@ -299,14 +304,17 @@ class _SingleStep:
             return _refused(super().forward(input, hx), self, input)  # type: ignore[misc]
         if not batched:
             input, states = input.unsqueeze(0), tuple(state.unsqueeze(0) for state in states)
-        new, gates = cell.step(cell.project(input, weights), states, weights)
         keep = _wanted(self, "")
+        steps: dict[str, Steps] = {}
+
+        def shown(name: str, value: Tensor) -> Tensor:
+            if name in keep:
+                value = separate(value)
+                steps[name] = Steps(value.unsqueeze(0), (value,))
+            return value
+
+        new, _ = cell.step(cell.project(input, weights), states, weights, shown)
         if keep:
-            steps = {
-                name: Steps(value.unsqueeze(0), (value,))
-                for name, value in zip(cell.names, new + gates, strict=True)
-                if name in keep
-            }
             _show(self, "", Opened(steps, dict(zip(cell.states, states, strict=True))))
         if not batched:
             new = tuple(state.squeeze(0) for state in new)

@@ -41,6 +41,15 @@ def unedited(name: str, value: Tensor) -> Tensor:
     return value
 
 
+def separate(value: Tensor) -> Tensor:
+    """The same value as a node of its own, so that what is differentiated with respect to it is what it enters.
+
+    PyTorch forms the derivative of an activation from its result. Were that the node, a second derivative with respect
+    to it would take a gate for the variable on which the slope of its own activation depends.
+    """
+    return value.view_as(value)
+
+
 class Step(Protocol):
     def __call__(self, x: Tensor, states: States, weights: Weights, edit: Edit = unedited) -> tuple[States, Gates]: ...
 

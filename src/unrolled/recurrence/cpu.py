@@ -10,6 +10,7 @@ import ctypes
 import math
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -178,6 +179,47 @@ class Call(NamedTuple):
     reverse: bool
 
 
+_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
+
+
+def misfit(call: Call) -> str | None:
+    """Why the kernels can't be given these tensors, whose memory they read unchecked; None if they can."""
+    if call.x.dim() != 3 or call.hidden.dim() != 2:
+        return f"x and hidden must be (T, B, I) and (B, H), given {tuple(call.x.shape)} and {tuple(call.hidden.shape)}"
+    steps, batch, inputs = call.x.shape
+    width = call.hidden.size(1)
+    rows = _GATES[call.mode] * width
+    shapes = (
+        (steps, batch, inputs),
+        (batch, width),
+        (batch, width),
+        (rows, inputs),
+        (rows, width),
+        (rows,),
+        (rows,),
+    )
+    tensors: tuple[Tensor | None, ...] = call[:7]
+    for name, tensor, shape in zip(Call._fields, tensors, shapes, strict=False):
+        if tensor is not None and not (
+            tensor.shape == shape
+            and tensor.dtype is torch.float32
+            and tensor.is_cpu
+            and tensor.layout is torch.strided
+            and not tensor._is_zerotensor()
+        ):
+            kind = f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")
+            return f"{name} must be {shape}, float32 on cpu, given {tuple(tensor.shape)}, {kind}, {tensor.layout}"
+    if (call.cell is None) != (call.mode != "LSTM"):
+        return f"cell is for an LSTM, and needed there; the mode is {call.mode}"
+    if (call.bias_ih is None) != (call.bias_hh is None):
+        return "bias_ih and bias_hh must be given both or neither"
+    lengths = call.lengths
+    if lengths is not None and not (lengths.shape == (batch,) and lengths.dtype is torch.int64 and lengths.is_cpu):
+        kind = f"{lengths.dtype} on {lengths.device}".removeprefix("torch.")
+        return f"lengths must be ({batch},), int64 on cpu, given {tuple(lengths.shape)}, {kind}"
+    return None
+
+
 def sizes(call: Call) -> tuple[int, int, int]:
     """T, B, H."""
     steps, batch, _ = call.x.shape
@@ -209,11 +251,12 @@ def _address(tensor: Tensor | None) -> int:
 
 def _rows_in_place(tensor: Tensor) -> Tensor:
     """(T, B, ·) whose last dimension stands without gaps; the distances between rows are free."""
+    tensor = tensor.resolve_neg()
     return tensor if tensor.stride(2) == 1 or tensor.size(2) == 1 else tensor.contiguous()
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
+    return None if tensor is None else tensor.resolve_neg().contiguous()
 
 
 def _described(
@@ -274,10 +317,10 @@ def _borrowed(shape: tuple[int, ...]) -> Tensor:
     try:
         spare = _spare.pop()
     except IndexError:
-        return torch.empty(shape, dtype=torch.float32)
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
     if count <= spare.numel() <= _LARGEST_SPARE:
         return spare.view(-1)[:count].view(shape)
-    return torch.empty(shape, dtype=torch.float32)
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 class Gradients(NamedTuple):
@@ -313,8 +356,10 @@ def backward(
         need_totals: whether those of all states and gates are.
     """
     (steps, batch, hidden_size), has_cell, stored = sizes(call), call.cell is not None, STORED[call.mode]
-    output, cells, gates = kept
+    output, cells, gates = (tensor.contiguous() for tensor in kept)
     empty = call.x.new_empty
+    if steps * batch == 0:
+        return _nothing_seen(call, grads, need_x, need_weights, need_totals)
     grad_output = None if grads[0] is None else _rows_in_place(grads[0])
     grad_final_hidden, grad_final_cell, grad_cells, grad_gates = map(_contiguous, grads[1:])
     layer, alive = _described(call, output, cells if has_cell else None, gates if stored else None)
@@ -342,12 +387,30 @@ def backward(
     )
     del alive
     if pre is not None:
-        grad_x, grad_ih, grad_hh = _large_products(call, output, pre, need_x=need_x, need_weights=need_weights)
+        with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
+            grad_x, grad_ih, grad_hh = _large_products(call, output, pre, need_x=need_x, need_weights=need_weights)
         _spare[:] = [pre]
     return Gradients(
         *(grad_x, grad_hidden, grad_cell, grad_ih, grad_hh, grad_bias_ih, grad_bias_hh),
         totals,
     )
+
+
+def _nothing_seen(
+    call: Call, grads: Sequence[Tensor | None], need_x: bool, need_weights: bool, need_totals: bool
+) -> Gradients:
+    """The gradients of a call without steps or without sequences: those of the final states are the initial ones'."""
+
+    def zeros(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else call.x.new_zeros(tensor.shape)
+
+    hidden, cell = (
+        zeros(state) if grad is None else grad.clone() for state, grad in zip(call[1:3], grads[1:3], strict=True)
+    )
+    assert hidden is not None
+    ih, hh, bias_ih, bias_hh = (zeros(weight) if need_weights else None for weight in call[3:7])
+    totals = call.x.new_zeros(sum(map(math.prod, total_sizes(call)))) if need_totals else None
+    return Gradients(zeros(call.x) if need_x else None, hidden, cell, ih, hh, bias_ih, bias_hh, totals)
 
 
 def _large_products(

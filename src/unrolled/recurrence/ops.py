@@ -38,8 +38,15 @@ _library.define(
 )
 
 
+def _fitting(call: cpu.Call) -> cpu.Call:
+    reason = cpu.misfit(call)
+    if reason is not None:
+        raise ValueError(f"unrolled::recurrence: {reason}")
+    return call
+
+
 def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
-    return cpu.forward(cpu.Call(*arguments[:10]), arguments[10])
+    return cpu.forward(_fitting(cpu.Call(*arguments[:10])), arguments[10])
 
 
 def _forward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
@@ -57,7 +64,7 @@ def _forward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _backward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
     call, kept, grads, (need_x, need_weights) = (
-        cpu.Call(*arguments[:10]),
+        _fitting(cpu.Call(*arguments[:10])),
         arguments[10:13],
         arguments[13:18],
         arguments[18:],
@@ -93,7 +100,7 @@ class Taps:
 
     def __init__(self, call: cpu.Call) -> None:
         self.sizes = cpu.total_sizes(call)
-        self.tensor = torch.zeros((), dtype=torch.float32).expand(sum(map(math.prod, self.sizes))).requires_grad_()
+        self.tensor = call.x.new_zeros(()).expand(sum(map(math.prod, self.sizes))).requires_grad_()
         self.wanted = False
 
     @contextmanager
@@ -144,12 +151,8 @@ class _Recurrence(torch.autograd.Function):
         call, kept = cpu.Call(*(*saved[:8], ctx.mode, ctx.reverse)), saved[8:]
         grads = grads + (None,) * (5 - len(grads))
         totals = ctx.taps is not None and ctx.taps.wanted
-        if (
-            torch.is_grad_enabled()
-            or torch._C._functorch.peek_interpreter_stack() is not None
-            or (totals and not ctx.direct)
-        ):
-            gradients = _by_reference(call, grads, needs, ctx.taps if totals else None)
+        if torch.is_grad_enabled() or any(map(_wrapped, grads)) or (totals and not ctx.direct):
+            gradients = _by_reference(call, grads, needs, ctx.taps)
         else:
             need_x, need_weights = needs[0], any(needs[3:7])
             if ctx.direct:
@@ -164,12 +167,24 @@ class _Recurrence(torch.autograd.Function):
         return None, None, None, *gradients, *(None,) * (len(needs) - len(gradients))
 
 
+def _wrapped(tensor: Tensor | None) -> bool:
+    """Whether a transform, such as the one behind `is_grads_batched`, has wrapped a tensor."""
+    functorch = torch._C._functorch
+    return tensor is not None and (
+        functorch.is_functorch_wrapped_tensor(tensor)
+        or functorch.is_legacy_batchedtensor(tensor)
+        or tensor._is_zerotensor()
+    )
+
+
 def _by_reference(
     call: cpu.Call, grads: tuple[Tensor | None, ...], needs: tuple[bool, ...], taps: Taps | None
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of the call's tensors and of the taps, by the reference: they can be differentiated."""
-    cell = CELLS[call.mode]
-    inputs = call[:7]
+    """The gradients of the call's tensors and of the taps, by the reference: they can be differentiated.
+
+    The taps' zeros are added even where their gradient is not asked for now: it may be asked of the result.
+    """
+    cell, inputs, again = CELLS[call.mode], call[:7], torch.is_grad_enabled()
     with torch.enable_grad():
         # New nodes, so that no gradient takes a way from one input to another outside of this call.
         x, hidden, state, *weights = new = [
@@ -192,30 +207,29 @@ def _by_reference(
         final_cell = result.final[1] if len(result.final) > 1 else None
         cells = result.steps["cell"].values if final_cell is not None else None
         outputs = [result.output, result.final[0], final_cell, cells]
-        pairs = [
-            (tensor, grad)
-            for tensor, grad in zip(outputs, grads[:4], strict=True)
-            if tensor is not None and grad is not None
-        ]
+        pairs = list(zip(outputs, grads[:4], strict=True))
         if grads[4] is not None:
+            # The operator's fourth block of a GRU is no gate, and no layer shows it.
             for gate in cell.gates:
                 pairs.append((result.steps[gate].values, grads[4][..., cell.rows(gate, hidden.size(1))]))
-        wanted = [tensor for tensor, need in zip(new, needs[:7], strict=True) if need] + [
-            *([taps.tensor] if taps else [])
-        ]
-        found = iter(
+        # Without weights or inputs that want gradients, some outputs may depend on nothing that does.
+        used = [(one, grad) for one, grad in pairs if one is not None and grad is not None and one.requires_grad]
+        wanted = [tensor for tensor, need in zip(new, needs[:7], strict=True) if tensor is not None and need]
+        if taps and taps.wanted:
+            wanted.append(taps.tensor)
+        found: Iterator[Tensor | None] = iter(
             torch.autograd.grad(
-                [tensor for tensor, _ in pairs],
-                wanted,  # type: ignore[arg-type]
-                [grad for _, grad in pairs],
-                create_graph=torch.is_grad_enabled(),
+                [tensor for tensor, _ in used],
+                wanted,
+                [grad for _, grad in used],
+                create_graph=again,
                 allow_unused=True,
             )
-            if pairs
+            if used
             else [None] * len(wanted)
         )
     gradients = (*(next(found) if need else None for need in needs[:7]), None, None, None)
-    return (*gradients, next(found)) if taps else gradients
+    return (*gradients, next(found)) if taps and taps.wanted else gradients
 
 
 def _apply(*inputs: Any) -> tuple[Tensor, ...]:
@@ -266,6 +280,9 @@ def unroll(
         and not torch._C._len_torch_dispatch_stack()
         and all(tensor is None or type(tensor) in _PLAIN for tensor in call[:7])
     )
+    if direct and cpu.misfit(call) is not None:
+        # Weights that were replaced by others: what can be done with them, or the error, is the reference's.
+        return reference.unroll(cell, x, initial, weights, reverse=reverse, lengths=lengths, keep=keep)
     taps = None
     result: tuple[Tensor, ...]
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call[:7]):
@@ -290,7 +307,9 @@ def _steps(
     found: dict[str, Steps] = {}
     for name in keep:
         index = 2 if name in cell.gates else cell.states.index(name)
-        whole, units = (output, cells, gates)[index], cell.rows(name, hidden_size) if index == 2 else None
+        # The output is the user's, who may change it in place.
+        whole = (output.clone() if index == 0 else cells) if index < 2 else gates
+        units = cell.rows(name, hidden_size) if index == 2 else None
         if taps is None:
             found[name] = Steps(whole, (whole,), units)
         else:

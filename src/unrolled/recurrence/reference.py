@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unrolled.recurrence.cells import Cell, States, Weights, unedited
+from unrolled.recurrence.cells import Cell, States, Weights, separate, unedited
 from unrolled.recurrence.result import Steps, Unrolled
 
 
@@ -42,8 +42,17 @@ def unroll(
     steps: dict[str, list[Tensor]] = {name: [] for name in keep}
     outputs: list[Tensor] = []
     states = initial
+
+    def shown(t: int, name: str, value: Tensor) -> Tensor:
+        if edit:
+            value = edit(t, name, value)
+        if name in steps:
+            value = separate(value)
+            steps[name].append(value)
+        return value
+
     for t in reversed(range(len(gates_x))) if reverse else range(len(gates_x)):
-        new, gates = cell.step(gates_x[t], states, weights, partial(edit, t) if edit else unedited)
+        new, _ = cell.step(gates_x[t], states, weights, partial(shown, t) if keep or edit else unedited)
         if lengths is None:
             states, hidden = new, new[0]
         else:
@@ -51,9 +60,6 @@ def unroll(
             states = tuple(torch.where(taken, after, before) for after, before in zip(new, states, strict=True))
             hidden = new[0].masked_fill(~taken, 0)
         outputs.append(hidden)
-        for name, value in zip(cell.names, new + gates, strict=True):
-            if name in steps:
-                steps[name].append(value)
     if reverse:
         outputs.reverse()
         for values in steps.values():
