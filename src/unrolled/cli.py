@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "differ, print the verdicts and write a page. Finished runs are kept: the same command goes on where it "
         "was stopped.",
         epilog="A task is a name and its settings: adding:length=50, recall:lag=1-40,symbols=8, copy:lag=20, "
-        "code:length=100. Without tasks the default study runs: about five minutes on two cores.",
+        "code:length=100. Without tasks the default study runs: about three minutes on two cores.",
     )
     compare.add_argument("tasks", nargs="*", help="adding, recall, copy or code, with settings")
     compare.add_argument(

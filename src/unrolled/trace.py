@@ -156,12 +156,6 @@ def _indexed(tensor: Tensor, index: tuple[Any, ...]) -> Tensor:
     return tensor
 
 
-def _join(calls: Sequence[_Call]) -> Tensor:
-    """The values of all calls along time: (B, T, ·)."""
-    parts = [call.lay_out(call.steps.values) for call in calls]
-    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-
-
 class Trace(Mapping[str, Tensor]):
     """What a model's recurrent layers did: name -> tensor (B, T, ·), batch first.
 
@@ -202,16 +196,19 @@ class Trace(Mapping[str, Tensor]):
                     "which cannot be joined along time; record each call in a context of its own"
                 )
             # The graph belongs to the recording, wherever it is first read.
-            with ExitStack() as outside:
-                if torch.is_inference_mode_enabled():
-                    outside.enter_context(torch.inference_mode(False))
-                if not torch.is_grad_enabled():
-                    outside.enter_context(torch.enable_grad())
-                joined = _join(calls)
-                if not self._detach:
-                    joined = _as_state(joined, calls, ())
+            if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+                joined = self._joined_anew(calls)
+            else:
+                with torch.inference_mode(False), torch.enable_grad():
+                    joined = self._joined_anew(calls)
             self._joined[name] = (len(calls), joined)
         return joined
+
+    def _joined_anew(self, calls: tuple[_Call, ...]) -> Tensor:
+        """The values of all calls along time: (B, T, ·)."""
+        parts = [call.lay_out(call.steps.values) for call in calls]
+        joined = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        return joined if self._detach else _as_state(joined, calls, ())
 
     def __contains__(self, name: object) -> bool:
         return name in self._calls
