@@ -138,9 +138,9 @@ def _compare(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     _need("bench", "rich", "bench")
     if options.plot is not None:
-        _need("bench --plot", "matplotlib", "bench")
         if options.plot.suffix not in (".svg", ".png"):
             raise ValueError(f"--plot: {options.plot} must end in .svg or .png")
+        _need("bench --plot", "matplotlib", "bench")
     if options.stored is not None:
         _refuse_beside_from(options)
         if not options.stored.is_file():
