@@ -141,7 +141,7 @@ def test_drawn_sizes_match_the_reference(data: st.DataObject) -> None:
 @modes
 def test_large_weights_take_the_other_way_and_small_ones_do_not(mode: str) -> None:
     def accumulates(inputs: int, hidden: int) -> bool:
-        layer = cpu._LayerCall(cpu._KERNEL_NUMBERS[mode], 1, 1, inputs, hidden)
+        layer = cpu._LayerCall(cpu.KERNELS[mode].number, 1, 1, inputs, hidden)
         return cpu.kernels().accumulates(layer)
 
     for _, _, inputs, hidden in LARGE[mode]:

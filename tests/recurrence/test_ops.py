@@ -70,7 +70,7 @@ def upstream(mode: str) -> list[Tensor | None]:
     """Gradients of everything that a call with `keep` returns."""
     cells = (B, H) if mode == "LSTM" else None
     shapes = [(T, B, H), (B, H), cells, (T, *cells) if cells else None]
-    blocks = cpu.STORED[mode]
+    blocks = cpu.KERNELS[mode].stored
     return [torch.randn(shape) if shape else None for shape in (*shapes, (T, B, blocks * H) if blocks else None)]
 
 
@@ -259,7 +259,10 @@ def test_compiled_gradients_of_kept_cells_and_gates_equal_the_eager_ones() -> No
 # Calls that no layer makes
 
 
-@pytest.mark.parametrize("changed", ["dtype of x", "width of weight_hh", "no cell", "int32 lengths", "rows of hidden"])
+UNFIT = ["dtype of x", "width of weight_hh", "no cell", "int32 lengths", "lengths beyond the steps", "negative lengths"]
+
+
+@pytest.mark.parametrize("changed", [*UNFIT, "unknown mode", "rows of hidden"])
 def test_operator_refuses_arguments_that_do_not_fit(changed: str) -> None:
     given = arguments("LSTM", lengths=LENGTHS)
     index, value = {
@@ -267,11 +270,21 @@ def test_operator_refuses_arguments_that_do_not_fit(changed: str) -> None:
         "width of weight_hh": (4, given[4][:, :-1]),
         "no cell": (2, None),
         "int32 lengths": (7, LENGTHS.int()),
+        "lengths beyond the steps": (7, LENGTHS + 100),
+        "negative lengths": (7, LENGTHS - 100),
+        "unknown mode": (8, "LTSM"),
         "rows of hidden": (1, given[1][:1]),
     }[changed]
     given[index] = value
     with pytest.raises((RuntimeError, ValueError, TypeError)):
         recurrence(*given, True)
+
+
+def test_second_derivative_by_what_the_reference_has_not_is_refused_and_not_zero() -> None:
+    given = arguments("GRU", wanting=("weights",))
+    gates = recurrence(*given, True)[4]
+    with pytest.raises(NotImplementedError, match="fourth block of a GRU"):
+        torch.autograd.grad(gates[..., 3 * H :].sum(), given[4], create_graph=True)
 
 
 def test_transforms_of_torch_func_are_refused_by_the_operator_itself() -> None:

@@ -1,6 +1,6 @@
 """The native kernels: their library, and the forward and backward of one layer in one direction through them.
 
-Everything here takes plain float32 tensors on the CPU; `refuses` says of any other call why the kernels can't take it.
+Everything here takes plain float32 tensors on the CPU; `misfit` says of other tensors why the kernels can't take them.
 Tensors are passed as addresses, so nothing here may be given a tensor that a transform of torch has wrapped.
 """
 
@@ -21,11 +21,28 @@ from torch import Tensor
 
 from unrolled.recurrence import library
 
-_KERNEL_NUMBERS = {"RNN_TANH": 0, "RNN_RELU": 1, "GRU": 2, "LSTM": 3}
 
-# Blocks of H numbers that the forward keeps of each step, and that the gradient of its pre-activations has.
-STORED = {"RNN_TANH": 0, "RNN_RELU": 0, "GRU": 4, "LSTM": 4}
-_PRE = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 4, "LSTM": 4}
+class Kernel(NamedTuple):
+    """A cell as native/unrolled.h knows it: its number, and how many blocks of H numbers stand in what.
+
+    Attributes:
+        rows: blocks in the rows of the weights.
+        stored: blocks that the forward keeps of each step.
+        pre: blocks in the gradient of a step's pre-activations.
+    """
+
+    number: int
+    rows: int
+    stored: int
+    pre: int
+
+
+KERNELS = {
+    "RNN_TANH": Kernel(0, rows=1, stored=0, pre=1),
+    "RNN_RELU": Kernel(1, rows=1, stored=0, pre=1),
+    "GRU": Kernel(2, rows=3, stored=4, pre=4),
+    "LSTM": Kernel(3, rows=4, stored=4, pre=4),
+}
 
 
 def _numbers(*names: str) -> list[tuple[str, type]]:
@@ -179,16 +196,15 @@ class Call(NamedTuple):
     reverse: bool
 
 
-_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
-
-
 def misfit(call: Call) -> str | None:
     """Why the kernels can't be given these tensors, whose memory they read unchecked; None if they can."""
+    if call.mode not in KERNELS:
+        return f"mode must be one of {', '.join(KERNELS)}, given {call.mode!r}"
     if call.x.dim() != 3 or call.hidden.dim() != 2:
         return f"x and hidden must be (T, B, I) and (B, H), given {tuple(call.x.shape)} and {tuple(call.hidden.shape)}"
     steps, batch, inputs = call.x.shape
     width = call.hidden.size(1)
-    rows = _GATES[call.mode] * width
+    rows = KERNELS[call.mode].rows * width
     shapes = (
         (steps, batch, inputs),
         (batch, width),
@@ -232,7 +248,7 @@ def total_sizes(call: Call) -> tuple[tuple[int, int, int], ...]:
     return (
         (steps, batch, width),
         (steps, batch, width * (call.cell is not None)),
-        (steps, batch, width * STORED[call.mode]),
+        (steps, batch, width * KERNELS[call.mode].stored),
     )
 
 
@@ -268,7 +284,7 @@ def _described(
     x_step, x_row, _ = x.stride()
     hidden, cell, weight_ih, weight_hh, bias_ih, bias_hh, lengths = map(_address, rest)
     layer = _LayerCall(
-        _KERNEL_NUMBERS[call.mode],
+        KERNELS[call.mode].number,
         steps,
         batch,
         inputs,
@@ -295,7 +311,7 @@ def _described(
 def forward(call: Call, keep: bool) -> Forward:
     """All steps of a call; with `keep`, cells and gates of every step too."""
     steps, batch, hidden_size = sizes(call)
-    empty, has_cell, stored = call.x.new_empty, call.cell is not None, STORED[call.mode] * keep
+    empty, has_cell, stored = call.x.new_empty, call.cell is not None, KERNELS[call.mode].stored * keep
     output, final_hidden = empty((steps, batch, hidden_size)), empty((batch, hidden_size))
     final_cell = empty((batch, hidden_size) if has_cell else 0)
     cells = empty((steps, batch, hidden_size) if has_cell and keep else 0)
@@ -355,7 +371,7 @@ def backward(
         need_weights: whether those of weights and biases are.
         need_totals: whether those of all states and gates are.
     """
-    (steps, batch, hidden_size), has_cell, stored = sizes(call), call.cell is not None, STORED[call.mode]
+    (steps, batch, hidden_size), has_cell, stored = sizes(call), call.cell is not None, KERNELS[call.mode].stored
     output, cells, gates = (tensor.contiguous() for tensor in kept)
     empty = call.x.new_empty
     if steps * batch == 0:
@@ -375,7 +391,7 @@ def backward(
     alone = library.accumulates(layer)
     grad_x = empty(call.x.shape) if need_x and alone else None
     grad_ih, grad_hh = (empty(w.shape) if need_weights and alone else None for w in (call.weight_ih, call.weight_hh))
-    pre = None if alone else _borrowed((steps, batch, _PRE[call.mode] * hidden_size))
+    pre = None if alone else _borrowed((steps, batch, KERNELS[call.mode].pre * hidden_size))
     library.backward(
         _BackwardCall(
             *(layer, _address(grad_output), *(grad_output.stride()[:2] if grad_output is not None else (0, 0))),

@@ -39,7 +39,9 @@ _library.define(
 
 
 def _fitting(call: cpu.Call) -> cpu.Call:
-    reason = cpu.misfit(call)
+    reason, lengths = cpu.misfit(call), call.lengths
+    if reason is None and lengths is not None and not ((lengths >= 0) & (lengths <= call.x.size(0))).all():
+        reason = f"lengths must be from 0 to the {call.x.size(0)} steps of x, given {lengths.tolist()}"
     if reason is not None:
         raise ValueError(f"unrolled::recurrence: {reason}")
     return call
@@ -52,7 +54,7 @@ def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
 def _forward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
     call, keep = cpu.Call(*arguments[:10]), arguments[10]
     steps, batch, hidden_size = cpu.sizes(call)
-    empty, stored = call.x.new_empty, cpu.STORED[call.mode]
+    empty, stored = call.x.new_empty, cpu.KERNELS[call.mode].stored
     return (
         empty((steps, batch, hidden_size)),
         empty((batch, hidden_size)),
@@ -209,7 +211,11 @@ def _by_reference(
         outputs = [result.output, result.final[0], final_cell, cells]
         pairs = list(zip(outputs, grads[:4], strict=True))
         if grads[4] is not None:
-            # The operator's fourth block of a GRU is no gate, and no layer shows it.
+            # The operator's fourth block of a GRU is no gate. No layer shows it, and the reference does not have it.
+            if not _wrapped(grads[4]) and grads[4][..., len(cell.gates) * hidden.size(1) :].any():
+                raise NotImplementedError(
+                    "unrolled::recurrence: no second derivative by the fourth block of a GRU's gates"
+                )
             for gate in cell.gates:
                 pairs.append((result.steps[gate].values, grads[4][..., cell.rows(gate, hidden.size(1))]))
         # Without weights or inputs that want gradients, some outputs may depend on nothing that does.
