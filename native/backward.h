@@ -2,14 +2,15 @@
 // few steps at a time while they are still in the cache, or, where the weights are large, left to the caller.
 #pragma once
 
-#include "cells.h"
+#include "normalised.h"
 #include "sharing.h"
+#include "varied.h"
 
 namespace UNROLLED_ISA {
 
 template <class Cell>
 class Backward {
-    static constexpr int G = Cell::GATES, S = Cell::STORED, PRE = Cell::PRE;
+    static constexpr int G = Cell::GATES, S = Cell::STORED, PRE = Cell::PRE, SUMS = Cell::SUMS;
     static constexpr int64_t PIECE = 1024;
 
     const unrolled_backward& call_;
@@ -21,11 +22,12 @@ class Backward {
     const int64_t pre_row_ = call_.grad_pre ? PRE * H : padded(PRE * H) + LANES;
     const int64_t seen_row_ = padded(I) + padded(H) + LANES;
     const int64_t sums_size_ = G * H * seen_row_;
-    const Sharing sharing_{l_, padded(H) * G * H, call_.grad_pre ? units_.count() : 0};
-    const bool carries_ = Cell::KEEPS_HIDDEN || l_.lengths;
+    const Sharing sharing_{l_, padded(H) * G * H, call_.grad_pre && !Cell::WHOLE_ROWS ? units_.count() : 0};
+    const bool carries_ = Cell::KEEPS_HIDDEN || l_.lengths || (Cell::VARIED && l_.variation.hidden_zone.at);
     int64_t chunk_ = 1, slots_ = 1, bias_steps_;
     float* bias_sums_;  // of each thread, of all steps and of the last few
-    float *weights_, *input_weights_, *grad_hidden_, *grad_cell_, *partial_;
+    float *weights_, *input_weights_, *grad_hidden_, *grad_cell_, *partial_, *zeros_;
+    float* row_grad_;  // of the hidden states of a step
     // Of the last steps, each thread's rows together: gradients of the pre-activations; inputs and hidden states before.
     float *ring_, *seen_;
     float* sums_;  // of the weights' gradients, a thread's own
@@ -33,7 +35,7 @@ class Backward {
   public:
     // Up to here the weights' gradients stay in a core's cache while chunks are added to them.
     static bool accumulates(const unrolled_layer& l) {
-        return G * l.hidden_size * (padded(l.input_size) + padded(l.hidden_size)) <= int64_t{3} << 17;
+        return !Cell::VARIED && G * l.hidden_size * (padded(l.input_size) + padded(l.hidden_size)) <= int64_t{3} << 17;
     }
 
     explicit Backward(const unrolled_backward& call) : call_(call), l_(call.layer) {
@@ -49,20 +51,25 @@ class Backward {
         using unrolled::Scratch;
         const int64_t parties = sharing_.parties, ring = call_.grad_pre ? 0 : slots_ * B * pre_row_;
         const int64_t seen = ring ? slots_ * B * seen_row_ : 0, sums = ring ? parties * sums_size_ : 0;
+        const int64_t rows_at_once = Cell::WHOLE_ROWS ? B * state_row_ : 0;
         const int64_t inputs = ring && call_.grad_x ? inputs_.size(G * H) : 0;
         Scratch scratch(Scratch::rounded(units_.size(G * H)) + Scratch::rounded(inputs) + Scratch::rounded(ring) +
-                        Scratch::rounded(seen) + Scratch::rounded(sums) + Scratch::rounded(2 * parties * PRE * padded(H)) +
-                        2 * Scratch::rounded(B * state_row_) + Scratch::rounded(parties * B * PANEL * LANES));
+                        Scratch::rounded(seen) + Scratch::rounded(sums) + Scratch::rounded(2 * parties * SUMS * padded(H)) +
+                        2 * Scratch::rounded(B * state_row_) + Scratch::rounded(parties * B * PANEL * LANES) +
+                        Scratch::rounded(H) + Scratch::rounded(rows_at_once));
         if (scratch.failed()) return 1;
         weights_ = scratch.take(units_.size(G * H));
         input_weights_ = scratch.take(inputs);
         ring_ = scratch.take(ring);
         seen_ = scratch.take(seen);
         sums_ = scratch.take(sums);
-        bias_sums_ = scratch.take(2 * parties * PRE * padded(H));
+        bias_sums_ = scratch.take(2 * parties * SUMS * padded(H));
         grad_hidden_ = scratch.take(B * state_row_);
         grad_cell_ = scratch.take(B * state_row_);
         partial_ = scratch.take(parties * B * PANEL * LANES);
+        zeros_ = scratch.take(H);
+        row_grad_ = scratch.take(rows_at_once);
+        memset(zeros_, 0, size(H));
         if (call_.grad_pre) unrolled::expect_writes(call_.grad_pre, T * B * pre_row_);
 
         auto prepare = [&](int64_t begin, int64_t end) {
@@ -72,7 +79,7 @@ class Backward {
                 for (int64_t p = inputs_.count() * begin / parties; p < inputs_.count() * end / parties; ++p)
                     pack(l_.weight_ih, inputs_, G * H, p, input_weights_);
             // A thread may stand for several parties and then leaves the others' sums alone.
-            memset(bias_sums_ + 2 * begin * PRE * padded(H), 0, size(2 * (end - begin) * PRE * padded(H)));
+            memset(bias_sums_ + 2 * begin * SUMS * padded(H), 0, size(2 * (end - begin) * SUMS * padded(H)));
             if (sums) memset(sums_ + begin * sums_size_, 0, size((end - begin) * sums_size_));
         };
         unrolled::share(parties, prepare);
@@ -105,6 +112,7 @@ class Backward {
     // A state of row b before step n, as the forward left it in `states` (T, B, H).
     const float* before(const float* states, const float* initial, int64_t n, int64_t b) const {
         const int64_t t = time(n), earlier = l_.reverse ? t + 1 : t - 1;
+        if (begins_anew(l_, t, b)) return zeros_;
         if (n == 0 || (l_.reverse && l_.lengths && earlier >= l_.lengths[b])) return initial + b * H;
         return states + (earlier * B + b) * H;
     }
@@ -120,6 +128,7 @@ class Backward {
         int64_t waiting = 0;  // steps whose weights' gradients are still to be added
         for (int64_t n = T - 1; n >= 0; --n) {
             step(part, n);
+            forget(part, n, first, end);
             if (sharing_.by_units) barrier.wait(part.standing_for);
             if (n % bias_steps_ == 0) add_biases(part);
             if (!call_.grad_pre && (++waiting == chunk_ || n == 0)) {
@@ -133,13 +142,33 @@ class Backward {
                 memcpy(call_.grad_initial_cell + b * H + first, grad_cell_ + b * state_row_ + first, size(end - first));
     }
 
+    // Nothing flows from step n to the states before it where it begins anew. What its pre-activations would let through is
+    // left out where their product with the weights is used.
+    void forget(const Part& part, int64_t n, int64_t first, int64_t end) {
+        if (!l_.reset) return;
+        for (int64_t b = part.row; b < part.row_end; ++b)
+            if (begins_anew(l_, time(n), b)) {
+                if (carries_) memset(grad_hidden_ + b * state_row_ + first, 0, size(end - first));
+                if (Cell::HAS_CELL) memset(grad_cell_ + b * state_row_ + first, 0, size(end - first));
+            }
+    }
+
+    // The gradient of the hidden state of row b after step n from the product of the later step's pre-activations.
+    UNROLLED_INLINE vec passed(vec grad, int64_t n, int64_t b, int64_t unit, int64_t count) const {
+        if (n + 1 < T && begins_anew(l_, time(n + 1), b)) return vec{};
+        if constexpr (Cell::VARIED)
+            if (const unrolled_mask& mask = l_.variation.hidden_mask; mask.at)
+                return grad * load_first(mask.at + b * mask.row + unit, count);
+        return grad;
+    }
+
     // The biases' sums of a few steps into those of all, over the part's own units.
     void add_biases(const Part& part) const {
         const int64_t first = part.panel * PANEL * LANES, end = part.panel_end * PANEL * LANES;
-        for (int64_t g = 0; g < PRE; ++g)
+        for (int64_t g = 0; g < SUMS; ++g)
             for (int64_t k = first; k < end && k < padded(H); k += LANES) {
-                float* few = bias_sums_ + ((bias_owner(part) * 2 + 1) * PRE + g) * padded(H) + k;
-                float* all = bias_sums_ + (bias_owner(part) * 2 * PRE + g) * padded(H) + k;
+                float* few = bias_sums_ + ((bias_owner(part) * 2 + 1) * SUMS + g) * padded(H) + k;
+                float* all = bias_sums_ + (bias_owner(part) * 2 * SUMS + g) * padded(H) + k;
                 store(all, load(all) + load(few));
                 store(few, vec{});
             }
@@ -180,6 +209,43 @@ class Backward {
                     from += piece;
                 } while (from < depth);
             });
+        if constexpr (Cell::WHOLE_ROWS)
+            if (n >= 0)
+                for (int64_t b = part.row; b < part.row_end; ++b) take_row(part, n, b);
+    }
+
+    // Step n of row b, whose gradient of the hidden state is complete.
+    void take_row(const Part& part, int64_t n, int64_t b) const {
+        const int64_t t = time(n);
+        const Place at{b * H, b * S * H, b * state_row_, H, b, 0};
+        float *grad = row_grad_ + at.state, *to = pre(part, n, b);
+        if (l_.lengths && t >= l_.lengths[b]) {
+            memcpy(grad_hidden_ + at.state, grad, size(padded(H)));
+            memset(to, 0, size(PRE * H));
+            if (call_.total_hidden) memset(call_.total_hidden + t * B * H + at.row, 0, size(H));
+            if (call_.total_cells) memset(call_.total_cells + t * B * H + at.row, 0, size(H));
+            if (call_.total_gates) memset(call_.total_gates + t * B * S * H + at.gates, 0, size(S * H));
+            return;
+        }
+        for (int64_t unit = 0; unit < H; unit += LANES) {
+            const int64_t count = H - unit < LANES ? H - unit : LANES;
+            vec sum = load(grad + unit);
+            if (call_.grad_output)
+                sum += load_first(call_.grad_output + t * call_.grad_output_step + b * call_.grad_output_row + unit, count);
+            if (call_.total_hidden) store_first(call_.total_hidden + t * B * H + at.row + unit, sum, count);
+            store(grad + unit, sum);
+            if (carries_) store(grad_hidden_ + at.state + unit, vec{});
+        }
+        float* sums = bias_sums_ + (bias_owner(part) * 2 + 1) * SUMS * padded(H);
+        const BackwardStep s = step_of(t);
+        Cell::backward_row({s, before(l_.cells, l_.initial_cell, n, b), l_.bias_hh, grad, to, sums, at});
+    }
+
+    BackwardStep step_of(int64_t t) const {
+        const int64_t states = t * B * H, gates = t * B * S * H;
+        return {H, moved(l_.gates, gates), moved(l_.cells, states), l_.output + states, moved(call_.grad_cells, states),
+                moved(call_.grad_gates, gates), grad_cell_, moved(call_.total_cells, states),
+                moved(call_.total_gates, gates), l_.variation, t};
     }
 
     // Between registers and memory.
@@ -209,20 +275,30 @@ class Backward {
             if (step < 0) {
                 for (int r = 0; r < R; ++r) {
                     const int64_t b = first + r;
-                    vec grad = done[r][v];
+                    vec grad = passed(done[r][v], step, b, unit, count);
                     if (carries_ || T == 0) grad += load(grad_hidden_ + b * state_row_ + unit);
                     store_first(call_.grad_initial_hidden + b * H + unit, grad, count);
                 }
                 continue;
             }
+            if constexpr (Cell::WHOLE_ROWS) {
+                for (int r = 0; r < R; ++r) {
+                    const int64_t at = (first + r) * state_row_ + unit;
+                    vec grad = passed(done[r][v], step, first + r, unit, count);
+                    if (carries_ || step == T - 1) grad += load(grad_hidden_ + at);
+                    store(row_grad_ + at, grad);
+                }
+                continue;
+            } else {
             vec bias[PRE] = {};
             in_groups<SIDE_BY_SIDE>(0, R, [&]<int N>(int64_t r) {
                 vec grads[N];
                 UNROLLED_EACH grads[n] = done[r + n][v];
                 step_units(part, step, first + r, unit, count, grads, bias);
             });
-            float* to = bias_sums_ + (bias_owner(part) * 2 + 1) * PRE * padded(H) + unit;
+            float* to = bias_sums_ + (bias_owner(part) * 2 + 1) * SUMS * padded(H) + unit;
             for (int g = 0; g < PRE; ++g, to += padded(H)) store(to, load(to) + bias[g]);
+            }
         }
     }
 
@@ -230,16 +306,15 @@ class Backward {
     template <int N>
     UNROLLED_INLINE void step_units(const Part& part, int64_t step, int64_t row, int64_t unit, int64_t count,
                                     vec (&grad_hidden)[N], vec (&bias)[PRE]) {
-        const int64_t t = time(step), states = t * B * H, gates = t * B * S * H;
-        const BackwardStep s{H, moved(l_.gates, gates), moved(l_.cells, states), l_.output + states,
-                             moved(call_.grad_cells, states), moved(call_.grad_gates, gates), grad_cell_,
-                             moved(call_.total_cells, states), moved(call_.total_gates, gates)};
+        const int64_t t = time(step);
+        const BackwardStep s = step_of(t);
         Place at[N];
         vec pre_grads[N][PRE];
         bool taken = true;
         UNROLLED_EACH {
             const int64_t b = row + n;
-            at[n] = {b * H + unit, b * S * H + unit, b * state_row_ + unit, count};
+            at[n] = {b * H + unit, b * S * H + unit, b * state_row_ + unit, count, b, unit};
+            grad_hidden[n] = passed(grad_hidden[n], step, b, unit, count);
             if (carries_ || step == T - 1) grad_hidden[n] += load(grad_hidden_ + at[n].state);
             taken = taken && !(l_.lengths && t >= l_.lengths[b]);
             prefetch_saved(s, at[n], t, b, unit);
@@ -415,12 +490,21 @@ class Backward {
 
     void join_biases() const {
         const FlushDenormals flush;
-        if (!call_.grad_bias_ih) return;
-        for (int64_t g = 0; g < PRE; ++g)
+        if (!Cell::WHOLE_ROWS && !call_.grad_bias_ih) return;
+        for (int64_t g = 0; g < SUMS; ++g)
             for (int64_t k = 0; k < H; k += LANES) {
                 vec sum = {};
-                for (int64_t p = 0; p < sharing_.parties; ++p) sum += load(bias_sums_ + (2 * p * PRE + g) * padded(H) + k);
+                for (int64_t p = 0; p < sharing_.parties; ++p)
+                    sum += load(bias_sums_ + (2 * p * SUMS + g) * padded(H) + k);
                 const int64_t count = H - k < LANES ? H - k : LANES;
+                if constexpr (Cell::WHOLE_ROWS) {
+                    float* to = g < Cell::GAINS         ? moved(call_.grad_bias_hh, g * H)
+                                : g < Cell::CELL_GAINS  ? moved(call_.grad_norm_hh, (g - Cell::GAINS) * H)
+                                : g == Cell::CELL_GAINS ? call_.grad_norm_cell
+                                                        : call_.grad_norm_bias;
+                    if (to) store_first(to + k, sum, count);
+                    continue;
+                }
                 // The last two of a GRU's are those of the candidate's recurrent part and of its input part.
                 if (g < G) store_first(call_.grad_bias_hh + g * H + k, sum, count);
                 if (g < (PRE == G ? G : G - 1)) store_first(call_.grad_bias_ih + g * H + k, sum, count);

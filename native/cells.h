@@ -5,6 +5,7 @@
 #pragma once
 
 #include "activations.h"
+#include "product.h"
 #include "unrolled.h"
 
 namespace UNROLLED_ISA {
@@ -15,6 +16,7 @@ struct Place {
     int64_t gates;  // of (B, S * H) arrays: b * S * H + unit
     int64_t state;  // of padded arrays in scratch memory
     int64_t count;  // 1 to LANES
+    int64_t b, unit;
 };
 
 struct ForwardStep {
@@ -24,6 +26,8 @@ struct ForwardStep {
     float* cell;                     // in scratch memory; replaced
     float *output, *cells, *gates;   // of this step, in the caller's memory; the last two may be null
     bool away;                       // whether cells and gates are too large for the caches
+    const unrolled_variation& variation;
+    int64_t t;
 };
 
 struct BackwardStep {
@@ -32,6 +36,8 @@ struct BackwardStep {
     const float *grad_cells, *grad_gates;  // from outside, of this step, or null
     float* grad_cell;                      // carried from step to step, in scratch memory
     float *total_cells, *total_gates;      // wanted results of this step, or null
+    const unrolled_variation& variation;
+    int64_t t;
 };
 
 UNROLLED_INLINE vec optional(const float* p, int64_t at, int64_t count) {
@@ -46,6 +52,9 @@ struct Rnn {
     static constexpr int UNITS = 4;    // vectors of hidden units in a panel
     static constexpr bool HAS_CELL = false;
     static constexpr bool KEEPS_HIDDEN = false;  // whether the old hidden state enters the new one directly
+    static constexpr bool VARIED = false;        // whether the variation is looked at
+    static constexpr bool WHOLE_ROWS = false;    // whether a step needs all units of a sequence at once
+    static constexpr int SUMS = PRE;             // blocks of H that the backward sums over all steps
 
     template <int N>
     static UNROLLED_INLINE void forward(const ForwardStep& s, const Place (&at)[N], const vec* const (&sums)[N], const vec*) {
@@ -69,7 +78,8 @@ struct Rnn {
 
 struct Gru {
     static constexpr int GATES = 3, STORED = 4, PRE = 4, UNITS = 1;
-    static constexpr bool HAS_CELL = false, KEEPS_HIDDEN = true;
+    static constexpr bool HAS_CELL = false, KEEPS_HIDDEN = true, VARIED = false, WHOLE_ROWS = false;
+    static constexpr int SUMS = PRE;
 
     // The last sum is the candidate's recurrent part; its input part comes apart, for the reset gate stands between.
     template <int N>
@@ -131,7 +141,8 @@ struct Gru {
 
 struct Lstm {
     static constexpr int GATES = 4, STORED = 4, PRE = 4, UNITS = 1;
-    static constexpr bool HAS_CELL = true, KEEPS_HIDDEN = false;
+    static constexpr bool HAS_CELL = true, KEEPS_HIDDEN = false, VARIED = false, WHOLE_ROWS = false;
+    static constexpr int SUMS = PRE;
 
     template <int N>
     static UNROLLED_INLINE void forward(const ForwardStep& s, const Place (&at)[N], const vec* const (&sums)[N], const vec*) {

@@ -1,8 +1,9 @@
 // Forward: input projection of a few steps at a time, then these steps one by one.
 #pragma once
 
-#include "cells.h"
+#include "normalised.h"
 #include "sharing.h"
+#include "varied.h"
 
 namespace UNROLLED_ISA {
 
@@ -11,6 +12,7 @@ class Forward {
     static constexpr int G = Cell::GATES, U = Cell::UNITS, V = U * G;
 
     static constexpr int64_t LARGE = int64_t{1} << 22;  // floats: 16 MiB
+    static constexpr int64_t FEW = 4;
 
     const unrolled_forward& call_;
     const unrolled_layer& l_;
@@ -18,7 +20,9 @@ class Forward {
     const int64_t panels_ = (in_vectors(H) + U - 1) / U;
     const int64_t width_ = padded(H) * G;         // of the packed weights and pre-activations, in floats
     const int64_t state_row_ = padded(H) + LANES;  // rows of a power of two would crowd the same lines of the cache
-    const Sharing sharing_{l_, width_ * H, panels_};
+    const Sharing sharing_{l_, width_ * H, Cell::WHOLE_ROWS ? 0 : panels_};
+    // Of few products the packing costs more than all else.
+    const bool unpacked_ = T * B <= FEW;
     int64_t chunk_;
     float *input_weights_, *weights_, *bias_, *recurrent_bias_, *pre_, *cell_, *hidden_[2];
 
@@ -28,16 +32,18 @@ class Forward {
         const int64_t rows = sharing_.rows_per_party(B) > 0 ? sharing_.rows_per_party(B) : 1;
         const int64_t enough = (96 + rows - 1) / rows, fits = (int64_t{1} << 17) / (rows * width_);
         chunk_ = enough > fits ? enough : fits;
+        if (Cell::WHOLE_ROWS) chunk_ = 1;  // a step's recurrent products
         if (chunk_ > T) chunk_ = T;
     }
 
     int64_t run() {
         using unrolled::Scratch;
-        Scratch scratch(Scratch::rounded(width_ * I) + Scratch::rounded(width_ * H) + 2 * Scratch::rounded(width_) +
+        const int64_t packed = unpacked_ ? 0 : width_, packed_inputs = Cell::WHOLE_ROWS ? 0 : packed;
+        Scratch scratch(Scratch::rounded(packed_inputs * I) + Scratch::rounded(packed * H) + 2 * Scratch::rounded(width_) +
                         Scratch::rounded(chunk_ * B * width_) + 3 * Scratch::rounded(B * state_row_));
         if (scratch.failed()) return 1;
-        input_weights_ = scratch.take(width_ * I);
-        weights_ = scratch.take(width_ * H);
+        input_weights_ = scratch.take(packed_inputs * I);
+        weights_ = scratch.take(packed * H);
         bias_ = scratch.take(width_);
         recurrent_bias_ = scratch.take(width_);
         pre_ = scratch.take(chunk_ * B * width_);
@@ -71,8 +77,11 @@ class Forward {
             for (int64_t g = 0; g < G; ++g) {
                 const int64_t unit = (panel * U + u) * LANES, row = g * H + unit, at = panel * V * LANES, v = u * G + g;
                 const int64_t count = H - unit < LANES ? H - unit : LANES;
-                pack_transposed(l_.weight_ih + row * I, count, I, input_weights_ + at * I + v * LANES, stride);
-                pack_transposed(l_.weight_hh + row * H, count, H, weights_ + at * H + v * LANES, stride);
+                if (!unpacked_) {
+                    if (!Cell::WHOLE_ROWS)
+                        pack_transposed(l_.weight_ih + row * I, count, I, input_weights_ + at * I + v * LANES, stride);
+                    pack_transposed(l_.weight_hh + row * H, count, H, weights_ + at * H + v * LANES, stride);
+                }
                 vec input = optional(l_.bias_ih, row, count), recurrent = optional(l_.bias_hh, row, count);
                 // The last gate of a GRU multiplies its recurrent part, bias included, with the reset gate.
                 if (Cell::KEEPS_HIDDEN && g == G - 1) {
@@ -87,20 +96,48 @@ class Forward {
         const FlushDenormals flush;
         const int64_t first = part.panel * U * LANES, end = part.panel_end * U * LANES < H ? part.panel_end * U * LANES : H;
         for (int64_t b = part.row; b < part.row_end; ++b) {
-            memcpy(hidden_[0] + b * state_row_ + first, l_.initial_hidden + b * H + first, size(end - first));
+            begin_with_hidden(b, first, end);
             if (Cell::HAS_CELL) memcpy(cell_ + b * state_row_ + first, l_.initial_cell + b * H + first, size(end - first));
         }
+        reset_states(part, 0, first, end);
         barrier_if_shared(barrier, part);
         for (int64_t n = 0; n < T; ++n) {
-            if (n % chunk_ == 0) project(part, n, n + chunk_ < T ? chunk_ : T - n);
+            if (!Cell::WHOLE_ROWS && n % chunk_ == 0) project(part, n, n + chunk_ < T ? chunk_ : T - n);
             step(part, n);
+            reset_states(part, n + 1, first, end);
             barrier_if_shared(barrier, part);
         }
         finish_stores();
         for (int64_t b = part.row; b < part.row_end; ++b) {
-            memcpy(call_.final_hidden + b * H + first, hidden_[T & 1] + b * state_row_ + first, size(end - first));
+            memcpy(call_.final_hidden + b * H + first, final_hidden(b) + first, size(end - first));
             if (Cell::HAS_CELL) memcpy(call_.final_cell + b * H + first, cell_ + b * state_row_ + first, size(end - first));
         }
+    }
+
+    void begin_with_hidden(int64_t b, int64_t first, int64_t end) {
+        const float* from = l_.initial_hidden + b * H;
+        float* to = hidden_[0] + b * state_row_;
+        memcpy(to + first, from + first, size(end - first));
+        if constexpr (Cell::VARIED)
+            if (const unrolled_mask& mask = l_.variation.hidden_mask; mask.at)
+                for (int64_t k = first; k < end; ++k) to[k] *= mask.at[b * mask.row + k];
+    }
+
+    // The states that enter step n become zero where it begins anew.
+    void reset_states(const Part& part, int64_t n, int64_t first, int64_t end) {
+        if (!l_.reset || n == T) return;
+        for (int64_t b = part.row; b < part.row_end; ++b)
+            if (begins_anew(l_, time(n), b)) {
+                memset(hidden_[n & 1] + b * state_row_ + first, 0, size(end - first));
+                if (Cell::HAS_CELL) memset(cell_ + b * state_row_ + first, 0, size(end - first));
+            }
+    }
+
+    // Of row b after the last step; where a mask lies on what goes from step to step, it is in the output only.
+    const float* final_hidden(int64_t b) const {
+        if (!Cell::VARIED || !l_.variation.hidden_mask.at) return hidden_[T & 1] + b * state_row_;
+        const int64_t steps = l_.lengths ? l_.lengths[b] : T;
+        return steps == 0 ? l_.initial_hidden + b * H : l_.output + ((l_.reverse ? 0 : steps - 1) * B + b) * H;
     }
 
     static size_t size(int64_t floats) { return static_cast<size_t>(floats) * sizeof(float); }
@@ -130,7 +167,10 @@ class Forward {
 #pragma GCC unroll 8
                             for (int v = 0; v < VECTORS; ++v) sums[r][v] = load(bias_ + at + v * LANES);
                         }
-                        accumulate<R, VECTORS>(sums, numbers, input_weights_ + at * I, I, width_ * I > FAR);
+                        if (unpacked_)
+                            accumulate_unpacked<R, VECTORS>(sums, numbers, l_.weight_ih, I, panel);
+                        else
+                            accumulate<R, VECTORS>(sums, numbers, input_weights_ + at * I, I, width_ * I > FAR);
 #pragma GCC unroll 8
                         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -139,11 +179,21 @@ class Forward {
             });
     }
 
+    // The sums of a panel's units, from the rows of the weights where they stand.
+    template <int R, int VECTORS>
+    void accumulate_unpacked(Sums<R, VECTORS>& sums, const float* const (&numbers)[R], const float* weights, int64_t depth,
+                             int64_t panel) const {
+        for (int v = 0; v < VECTORS; ++v) {
+            const int64_t unit = (panel * U + v / G) * LANES, count = H - unit < LANES ? H - unit : LANES;
+            for (int r = 0; r < R; ++r) sums[r][v] += dot_rows(weights + (v % G * H + unit) * depth, count, numbers[r], depth);
+        }
+    }
+
     void step(const Part& part, int64_t n) {
         const int64_t t = time(n), slot = n % chunk_;
         ForwardStep s{H, hidden_[n & 1], hidden_[(n + 1) & 1], cell_, l_.output + t * B * H,
                       l_.cells ? l_.cells + t * B * H : nullptr, l_.gates ? l_.gates + t * B * Cell::STORED * H : nullptr,
-                      T * B * Cell::STORED * H > LARGE};
+                      T * B * Cell::STORED * H > LARGE, l_.variation, t};
         for (int64_t panel = part.panel; panel < part.panel_end; ++panel)
             with_vectors<V>(units(panel) * G, [&]<int VECTORS>() {
                 if constexpr (VECTORS % G == 0)
@@ -151,6 +201,19 @@ class Forward {
                         step_group<R, VECTORS>(s, t, slot, panel, first);
                     });
             });
+        if constexpr (Cell::WHOLE_ROWS)
+            for (int64_t b = part.row; b < part.row_end; ++b) {
+                const Place at{b * H, b * Cell::STORED * H, b * state_row_, H, b, 0};
+                if (l_.lengths && t >= l_.lengths[b])
+                    for (int64_t unit = 0; unit < H; unit += LANES) hold(s, moved(at, unit));
+                else
+                    Cell::forward_row({s, l_.x + t * l_.x_step + b * l_.x_row, pre_ + b * width_, l_.bias_hh, at});
+            }
+    }
+
+    Place moved(const Place& at, int64_t unit) const {
+        const int64_t left = H - unit;
+        return {at.row + unit, at.gates + unit, at.state + unit, left < LANES ? left : LANES, at.b, unit};
     }
 
     template <int R, int VECTORS>
@@ -164,14 +227,25 @@ class Forward {
             const float* pre = pre_ + (slot * B + first + r) * width_ + at;
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v)
-                sums[r][v] = Cell::KEEPS_HIDDEN && v == G - 1 ? load(recurrent_bias_ + panel * LANES) : load(pre + v * LANES);
+                sums[r][v] = Cell::WHOLE_ROWS ? vec{} : Cell::KEEPS_HIDDEN && v == G - 1 ? load(recurrent_bias_ + panel * LANES) : load(pre + v * LANES);
         }
-        accumulate<R, VECTORS>(sums, numbers, weights_ + at * H, H, width_ * H > FAR);
+        if (unpacked_)
+            accumulate_unpacked<R, VECTORS>(sums, numbers, l_.weight_hh, H, panel);
+        else
+            accumulate<R, VECTORS>(sums, numbers, weights_ + at * H, H, width_ * H > FAR);
+        if constexpr (Cell::WHOLE_ROWS) {
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+                for (int v = 0; v < VECTORS; ++v) store(pre_ + (first + r) * width_ + at + v * LANES, sums[r][v]);
+            return;
+        }
         vec done[R][VECTORS];
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v) done[r][v] = sums[r][v];
+        if constexpr (!Cell::WHOLE_ROWS)
         for (int u = 0; u < VECTORS / G; ++u)
             in_groups<SIDE_BY_SIDE>(0, R, [&]<int N>(int64_t r) {
                 finish<N>(s, t, slot, panel, u, first + r, [&](int64_t n) { return &done[r + n][u * G]; });
@@ -189,7 +263,7 @@ class Forward {
         bool taken = true;
         UNROLLED_EACH {
             const int64_t b = first + n;
-            places[n] = {b * H + unit, b * Cell::STORED * H + unit, b * state_row_ + unit, count};
+            places[n] = {b * H + unit, b * Cell::STORED * H + unit, b * state_row_ + unit, count, b, unit};
             sums[n] = sums_of(n);
             input_parts[n] = load(pre_ + (slot * B + b) * width_ + panel * V * LANES + (u * G + G - 1) * LANES);
             taken = taken && !(l_.lengths && t >= l_.lengths[b]);

@@ -11,6 +11,9 @@ int64_t run(const Call* call) {
         case UNROLLED_RNN_TANH: return Pass<Rnn<false>>(*call).run();
         case UNROLLED_RNN_RELU: return Pass<Rnn<true>>(*call).run();
         case UNROLLED_GRU: return Pass<Gru>(*call).run();
+        case UNROLLED_VARIED_LSTM: return Pass<VariedLstm<false>>(*call).run();
+        case UNROLLED_COUPLED_LSTM: return Pass<VariedLstm<true>>(*call).run();
+        case UNROLLED_NORMALISED_LSTM: return Pass<NormalisedLstm>(*call).run();
         default: return Pass<Lstm>(*call).run();
     }
 }
@@ -20,6 +23,9 @@ static int64_t accumulates(const unrolled_layer* layer) {
         case UNROLLED_RNN_TANH:
         case UNROLLED_RNN_RELU: return Backward<Rnn<false>>::accumulates(*layer);
         case UNROLLED_GRU: return Backward<Gru>::accumulates(*layer);
+        case UNROLLED_VARIED_LSTM: return Backward<VariedLstm<false>>::accumulates(*layer);
+        case UNROLLED_COUPLED_LSTM: return Backward<VariedLstm<true>>::accumulates(*layer);
+        case UNROLLED_NORMALISED_LSTM: return Backward<NormalisedLstm>::accumulates(*layer);
         default: return Backward<Lstm>::accumulates(*layer);
     }
 }

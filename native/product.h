@@ -126,6 +126,26 @@ UNROLLED_INLINE void accumulate_outer(Sums<R, V>& sums, const float* left, int64
         for (int v = 0; v < V; ++v) sums[r][v] = part[r][v];
 }
 
+// The products of `count` rows (at most LANES) with one vector of numbers, a lane for each row.
+inline vec dot_rows(const float* rows, int64_t count, const float* numbers, int64_t depth) {
+    vec parts[LANES] = {};
+    for (int64_t k = 0; k < depth; k += LANES) {
+        const int64_t left = depth - k < LANES ? depth - k : LANES;
+        const vec number = load_first(numbers + k, left);
+        if (count == LANES && left == LANES) {
+#pragma GCC unroll 16
+            for (int lane = 0; lane < LANES; ++lane) parts[lane] += load(rows + lane * depth + k) * number;
+        } else {
+            for (int lane = 0; lane < count; ++lane) parts[lane] += load_first(rows + lane * depth + k, left) * number;
+        }
+    }
+    transpose(parts);
+    // In pairs, so that no sum waits for all the others.
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane) parts[lane] += parts[lane + half];
+    return parts[0];
+}
+
 // Calls work.template operator()<R>(first) over rows [begin, end) in groups of nearly equal size, none above LIMIT.
 template <int LIMIT, int R = LIMIT, class Work>
 UNROLLED_INLINE void one_group(int64_t size, int64_t first, Work& work) {

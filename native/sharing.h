@@ -1,4 +1,4 @@
-// How one call is divided among threads.
+// How one call is divided among threads, and which of its steps begin anew.
 //
 // By rows: each thread takes its sequences through all steps and never waits. By units: each takes a part of the hidden
 // units of all sequences, and they wait for each other at every step; that pays where there are fewer sequences than
@@ -44,5 +44,10 @@ struct Part {
 
     int64_t rows() const { return row_end - row; }
 };
+
+// Whether the states of row b are zero before step t, which is taken.
+UNROLLED_INLINE bool begins_anew(const unrolled_layer& layer, int64_t t, int64_t b) {
+    return layer.reset && layer.reset[t * layer.batch + b] && !(layer.lengths && t >= layer.lengths[b]);
+}
 
 }  // namespace UNROLLED_ISA

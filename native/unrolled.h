@@ -3,7 +3,8 @@
 // Sizes: T steps, B sequences, I inputs, H hidden units. A cell stores S gates of H units for each step and sequence:
 //   RNN   S = 0
 //   GRU   S = 4: reset, update, candidate, and the candidate's recurrent part before the reset gate is applied
-//   LSTM  S = 4: input, forget, candidate, output
+//   LSTM  S = 4: input, forget, candidate, output; coupled, S = 3: forget, candidate, output;
+//         normalised, S = 8: the same four, and their recurrent products
 // A pointer that may be null says so.
 #ifndef UNROLLED_H
 #define UNROLLED_H
@@ -16,12 +17,36 @@ extern "C" {
 
 #define UNROLLED_API __attribute__((visibility("default")))
 
-enum { UNROLLED_RNN_TANH = 0, UNROLLED_RNN_RELU = 1, UNROLLED_GRU = 2, UNROLLED_LSTM = 3 };
+enum {
+    UNROLLED_RNN_TANH = 0,
+    UNROLLED_RNN_RELU = 1,
+    UNROLLED_GRU = 2,
+    UNROLLED_LSTM = 3,
+    UNROLLED_VARIED_LSTM = 4,   // an LSTM with any of what `unrolled_variation` holds
+    UNROLLED_COUPLED_LSTM = 5,  // the same, with an input gate of one less the forget gate
+    UNROLLED_NORMALISED_LSTM = 6,  // x is the projected and normalised input, (T, B, 4 * H); the weights of the input are null
+};
+
+// A factor for each hidden unit at each step, with any distance between steps and between rows; nothing where `at` is null.
+typedef struct {
+    const float* at;  // (T, B, H)
+    int64_t step, row;
+} unrolled_mask;
+
+// What only some cells have. The equations are those of src/unrolled/recurrence/cells.py.
+typedef struct {
+    const float* peephole;         // (3 * H,): of the input, the forget and the output gate, or null
+    const float *norm_hh, *norm_cell, *norm_bias;  // (4 * H,), (H,), (H,): gains and shifts; the shifts may be null
+    unrolled_mask hidden_mask;     // of the hidden state before its product with the weights; the same at every step
+    unrolled_mask candidate_mask;  // of the candidate
+    unrolled_mask hidden_zone, cell_zone;  // the part of a state that stays as it was; not beside a hidden_mask
+} unrolled_variation;
 
 // What a call of a layer in one direction is given; forward and backward share it.
 typedef struct {
     int64_t cell, steps, batch, input_size, hidden_size, reverse, threads;
     const int64_t* lengths;  // (B,) or null; a state does not change at steps beyond a sequence's length
+    const uint8_t* reset;    // (T, B) or null; where it is not zero, the states are zero before the step is taken
     const float* x;          // (T, B, I) with any distance between steps and between rows
     int64_t x_step, x_row;
     const float *weight_ih, *weight_hh;              // (G * H, I), (G * H, H)
@@ -29,6 +54,7 @@ typedef struct {
     const float *initial_hidden, *initial_cell;      // (B, H); the cell is null except for an LSTM
     float* output;                                   // (T, B, H)
     float *cells, *gates;                            // (T, B, H), (T, B, S * H), or null: not kept
+    unrolled_variation variation;
 } unrolled_layer;
 
 typedef struct {
@@ -47,9 +73,11 @@ typedef struct {
     // Either the weights' gradients (and the input's, or null) ...
     float *grad_weight_ih, *grad_weight_hh, *grad_x;  // (G * H, I), (G * H, H), (T, B, I)
     // ... or, where this is not null, the gradient of the pre-activations, from which large products give the others:
-    // RNN (T, B, H); LSTM (T, B, 4 * H); GRU (T, B, 4 * H): reset, update, the candidate's recurrent part, its input part.
+    // RNN (T, B, H); LSTM (T, B, S * H); GRU (T, B, 4 * H): reset, update, the candidate's recurrent part, its input part;
+    // normalised LSTM (T, B, 8 * H): of the recurrent products, of the input's part.
     float* grad_pre;
     float *total_hidden, *total_cells, *total_gates;  // gradient of every state and gate along all paths, or null
+    float *grad_norm_hh, *grad_norm_cell, *grad_norm_bias;  // of a normalised LSTM, or null
 } unrolled_backward;
 
 // Builds of the kernels, best first; an index into them chooses one.

@@ -17,7 +17,7 @@ _HOMES = {
     "RNNCell": "layers",
     "GRUCell": "layers",
     "LSTMCell": "layers",
-    "convert": "layers",
+    "convert": "conversion",
     "backend": "recurrence.dispatch",
     "explain": "explanation",
     "record": "trace",
@@ -51,8 +51,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from unrolled import instruments, tasks
+    from unrolled.conversion import convert
     from unrolled.explanation import explain
-    from unrolled.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, convert
+    from unrolled.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from unrolled.page import report
     from unrolled.recurrence.dispatch import backend
     from unrolled.study import Study, compare

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from unrolled.layers import counterpart, is_recurrent, layer_suffixes, weights_of
+from unrolled.conversion import counterpart, is_recurrent
+from unrolled.layers import Layer
 from unrolled.recurrence import cpu, dispatch
+from unrolled.structure import layer_suffixes, mode_of, weights_of
 
 
 def explain(
@@ -49,7 +51,9 @@ def explain(
     if not isinstance(module, nn.RNNBase):
         lines.append("> reference  a cell takes one step at a time, for which there is no kernel")
     else:
-        call = dispatch.Call(data, [weights_of(module, suffix) for suffix in layer_suffixes(module)], recorded)
+        weights = [weights_of(module, suffix) for suffix in layer_suffixes(module)]
+        beyond = module._beyond_torch(None, None) if isinstance(module, Layer) else None
+        call = dispatch.Call(data, weights, recorded, mode_of(module), beyond)
         for name, said, chosen in dispatch.reasons(call):
             lines.append(f"{'>' if chosen else ' '} {name:10} {said}")
     print("\n".join(lines))

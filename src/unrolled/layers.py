@@ -1,135 +1,39 @@
 """The layers a user constructs: torch.nn's own classes with every step in view.
 
-Each layer is a subclass of its torch.nn class and changes only `forward`, so constructors, parameters, state_dicts,
-initialisation and moving between devices are torch's own. A call that torch.nn would refuse is handed to torch.nn,
-which refuses it in its own words.
+Each layer is a subclass of its torch.nn class and changes only `forward` and how parameters may start, so constructors,
+parameters, state_dicts and moving between devices are torch's own. A call that torch.nn would refuse is handed to
+torch.nn, which refuses it in its own words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from unrolled import compilation, initialisation, streaming
+from unrolled.marks import checked_lengths, checked_reset
+from unrolled.observation import NOTHING, Opened, observed, show, wanted
 from unrolled.recurrence import dispatch, ops, reference
-from unrolled.recurrence.cells import CELLS, Cell, States, Weights, separate
+from unrolled.recurrence.cells import CELLS, NO_MASKS, Masks, States, Weights, separate
 from unrolled.recurrence.result import Steps, Unrolled
+from unrolled.structure import cell_of, layer_suffixes, state_sizes, weights_of
 
-Model = TypeVar("Model", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What one call of one layer in one direction is seen to have done.
-
-    Attributes:
-        steps: name -> the state or gate at every step.
-        initial: the states before the first step taken, name -> (B, ·).
-        lengths: (B,) where the sequences are of unequal length, else None.
-        order: (B,) where row b of the user's batch stands in these tensors, None if unchanged.
-    """
-
-    steps: dict[str, Steps]
-    initial: dict[str, Tensor]
-    lengths: Tensor | None = None
-    order: Tensor | None = None
+compilation.let_dynamo_in()
 
 
-class Observer(Protocol):
-    """Something that wants to see what layers do while it is installed with `observing`."""
-
-    def wants(self, module: nn.Module, suffix: str) -> frozenset[str]:
-        """The states and gates of this module's layer ("l0", "l1_reverse", "" for a cell) that are to be kept."""
-
-    def observe(self, module: nn.Module, suffix: str, opened: Opened) -> None:
-        """Called once a call's recurrence has been computed."""
-
-
-_NOTHING: frozenset[str] = frozenset()
-_observers: ContextVar[tuple[Observer, ...]] = ContextVar("unrolled_observers", default=())
-
-
-@contextmanager
-def observing(observer: Observer) -> Iterator[None]:
-    """Show `observer` every call of a layer made in this thread inside the context."""
-    token = _observers.set((*_observers.get(), observer))
-    try:
-        yield
-    finally:
-        _observers.reset(token)
-
-
-def _wanted(module: nn.Module, suffix: str) -> frozenset[str]:
-    return frozenset().union(*(observer.wants(module, suffix) for observer in _observers.get()))
-
-
-def _show(module: nn.Module, suffix: str, opened: Opened) -> None:
-    for observer in _observers.get():
-        observer.observe(module, suffix, opened)
-
-
-def cell_of(module: nn.Module) -> Cell:
-    """The row of the table of cells that a torch.nn or unrolled recurrent module computes."""
-    if isinstance(module, nn.RNNBase):
-        return CELLS[module.mode]
-    if isinstance(module, nn.RNNCell):
-        return CELLS[f"RNN_{module.nonlinearity.upper()}"]
-    return CELLS["LSTM" if isinstance(module, nn.LSTMCell) else "GRU"]
-
-
-def layer_suffixes(module: nn.Module) -> list[str]:
-    """PyTorch's own suffixes of a module's layers and directions: "l0", "l0_reverse", ...; "" for a cell."""
-    return _suffixes(module.num_layers, bool(module.bidirectional)) if isinstance(module, nn.RNNBase) else [""]
-
-
-@cache
-def _suffixes(layers: int, bidirectional: bool) -> list[str]:
-    directions = ("", "_reverse") if bidirectional else ("",)
-    return [f"l{layer}{direction}" for layer in range(layers) for direction in directions]
-
-
-def weights_of(module: nn.Module, suffix: str = "") -> Weights:
-    """The parameters of one layer in one direction, as they are now (parametrized ones computed)."""
-    ih, hh, bias_ih, bias_hh, hr = _weight_names(suffix)
-    return Weights(
-        _parameter(module, ih),
-        _parameter(module, hh),
-        _parameter(module, bias_ih) if module.bias else None,
-        _parameter(module, bias_hh) if module.bias else None,
-        _parameter(module, hr) if getattr(module, "proj_size", 0) else None,
+def _like(value: object, size: tuple[int, ...], x: Tensor, *, any_dtype: bool) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.size() == size
+        and (value.dtype == x.dtype or (any_dtype and value.is_floating_point()))
+        and value.device == x.device
     )
-
-
-def _parameter(module: nn.Module, name: str) -> Any:
-    # What parametrize computes is no parameter; a look into the dictionary first spares torch's search for the rest.
-    found = module._parameters.get(name)
-    return found if found is not None else getattr(module, name)
-
-
-@cache
-def _weight_names(suffix: str) -> tuple[str, ...]:
-    end = f"_{suffix}" if suffix else ""
-    return tuple(name + end for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"))
-
-
-def state_sizes(module: nn.Module) -> dict[str, int]:
-    """The width of each state of a recurrent module, in the table's order."""
-    hidden_size = int(module.hidden_size)  # type: ignore[arg-type]
-    output_size = int(getattr(module, "proj_size", 0)) or hidden_size
-    return {name: output_size if name == "hidden" else hidden_size for name in cell_of(module).states}
-
-
-def _like(value: object, size: tuple[int, ...], x: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.size() == size and value.dtype == x.dtype and value.device == x.device
 
 
 def _as_states(hx: Any, count: int) -> States | None:
@@ -138,21 +42,108 @@ def _as_states(hx: Any, count: int) -> States | None:
     return tuple(hx) if isinstance(hx, tuple | list) and len(hx) == count else None
 
 
-class _Layer:
-    """The forward of RNN, LSTM and GRU; what differs between them stands in the table of cells."""
+class _Precision(NamedTuple):
+    """In what dtypes a call comes, is computed and goes.
 
-    def forward(self: Any, input: Tensor | PackedSequence, hx: Any = None) -> Any:
+    Attributes:
+        inside: float64 stays, everything else is float32: halves lose too much over many steps.
+        outside: of outputs and final states: the input's, or that of autocast where it is on.
+        quiet: turns autocast off while it is computed.
+    """
+
+    inside: torch.dtype
+    outside: torch.dtype
+    quiet: AbstractContextManager[Any]
+
+    @staticmethod
+    def of(x: Tensor) -> _Precision:
+        if x.dtype is torch.float64:
+            return _Precision(x.dtype, x.dtype, nullcontext())
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            return _Precision(torch.float32, torch.get_autocast_dtype(kind), torch.autocast(kind, enabled=False))
+        return _Precision(torch.float32, x.dtype, nullcontext())
+
+    def enter(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor if tensor.dtype is self.inside else tensor.to(self.inside) for tensor in tensors)
+
+    def enter_weights(self, weights: Weights) -> Weights:
+        if all(weight is None or weight.dtype is self.inside for weight in weights):
+            return weights
+        return Weights(*(None if weight is None else weight.to(self.inside) for weight in weights))
+
+    def leave(self, tensor: Tensor) -> Tensor:
+        return tensor if tensor.dtype is self.outside else tensor.to(self.outside)
+
+
+class _Initialised:
+    """How the parameters of a layer start; a layer that was converted keeps those it has."""
+
+    init: str = "torch"
+    t_max: float | None = None
+    forget_bias: float | None = None
+
+    def __init__(
+        self: Any,
+        *args: Any,
+        init: str = "torch",
+        t_max: float | None = None,
+        forget_bias: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[misc]
+        initialisation.check(self, init, t_max, forget_bias)
+        self.init, self.t_max, self.forget_bias = init, t_max, forget_bias
+        initialisation.apply(self, init, t_max, forget_bias)
+
+    def reset_parameters(self: Any) -> None:
+        """Draw all parameters anew, by torch.nn's scheme and then by the layer's own."""
+        super().reset_parameters()  # type: ignore[misc]
+        initialisation.apply(self, self.init, self.t_max, self.forget_bias)
+
+    def extra_repr(self: Any) -> str:
+        said = [super().extra_repr()]  # type: ignore[misc]
+        for name in ("init", "t_max", "forget_bias"):
+            value = getattr(self, name)
+            if value != getattr(_Initialised, name):
+                said.append(f"{name}={value!r}" if not isinstance(value, str) else f"{name}={value}")
+        return ", ".join(said)
+
+
+class Layer(_Initialised):
+    """The forward of RNN, LSTM, GRU and their variants; what differs between them stands in the table of cells."""
+
+    def forward(
+        self: Any,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+    ) -> Any:
         """As the torch.nn layer of the same name: output and final states, packed where the input is packed.
 
         Args:
             input: (T, B, I), (B, T, I) with batch_first, (T, I) for one sequence, or a PackedSequence.
             hx: initial states, each (L * D, B, ·) or (L * D, ·); zero if omitted.
+            lengths: (B,) whole numbers from 0 to T, on any device, in any order: how many steps of each sequence there
+                are. Outputs after the end are zero, final states are those at the end. On a GPU nothing is copied to the
+                CPU.
+            reset: bool, laid out like the input without its last dimension. True at step t: hidden and cell are zeroed
+                before step t is taken, and no gradient crosses.
 
         Raises:
             What torch.nn raises for the same call.
+            TypeError: `lengths` or `reset` is of another kind than whole numbers or bool.
+            ValueError: they do not fit the input; or `reset` is given to a bidirectional layer.
         """
+        compiling = torch.compiler.is_compiling()
+        plain = lengths is None and reset is None
+        if plain and not compiling and not torch.is_grad_enabled():
+            stepped = streaming.step(self, input, hx)
+            if stepped is not None:
+                return stepped
         batch: tuple[int, ...]
-        output: Any
         if isinstance(input, PackedSequence):
             x, rank, batch = input.data, 2, (int(input.batch_sizes[0]),)
         else:
@@ -161,45 +152,110 @@ class _Layer:
         suffixes = layer_suffixes(self)
         weights = [weights_of(self, suffix) for suffix in suffixes]
         ih = weights[0].ih
+        loose = torch.is_autocast_enabled(x.device.type) if torch.amp.is_autocast_available(x.device.type) else False
         if not (
             x.dim() == rank
             and x.size(-1) == self.input_size
             and x.numel() > 0
-            and (x.dtype is ih.dtype or torch._C._is_any_autocast_enabled())
+            and (x.dtype == ih.dtype or (loose and x.is_floating_point()))
             and x.device == ih.device
         ):
-            return _refused(super().forward(input, hx), self, x)  # type: ignore[misc]
+            return self._refuse(input, hx, x, plain)
         sizes = [(len(suffixes), *batch, size) for size in state_sizes(self).values()]
         if hx is None:
             states = tuple(x.new_zeros(size) for size in sizes)
         else:
             given = _as_states(hx, len(sizes))
-            if given is None or not all(_like(state, size, x) for state, size in zip(given, sizes, strict=True)):
-                return _refused(super().forward(input, hx), self, x)  # type: ignore[misc]
+            if given is None or not all(
+                _like(state, size, x, any_dtype=loose) for state, size in zip(given, sizes, strict=True)
+            ):
+                return self._refuse(input, hx, x, plain)
             states = given
 
-        wanted = [_wanted(self, suffix) for suffix in suffixes] if _observers.get() else [_NOTHING] * len(suffixes)
-        backend = dispatch.choose(dispatch.Call(x, weights, any(wanted)))
+        sees = not compiling and observed()
+        keeps = [wanted(self, suffix) for suffix in suffixes] if sees else [NOTHING] * len(suffixes)
+        beyond = self._beyond_torch(lengths, reset)
+        if compiling:
+            backend = "torch" if x.is_cuda and beyond is None else "cpu"
+        else:
+            backend = dispatch.choose(dispatch.Call(x, weights, any(keeps), self.mode, beyond))
         if backend == "torch":
             return super().forward(input, hx)  # type: ignore[misc]
-        run = _Run(self, suffixes, weights, wanted, backend)
-        if isinstance(input, PackedSequence):
-            output, final = _run_packed(run, input, states, in_users_order=hx is not None)
-        elif rank == 2:
-            states = tuple(state.unsqueeze(1) for state in states)
-            output, final = _run_layers(run, x.unsqueeze(1), states)
-            output, final = output.squeeze(1), tuple(state.squeeze(1) for state in final)
-        elif self.batch_first:
-            output, final = _run_layers(run, x.transpose(0, 1), states)
-            output = output.transpose(0, 1)
-        else:
-            output, final = _run_layers(run, x, states)
+        precision = _Precision.of(x)
+        with precision.quiet:
+            (x, *states_inside), weights = precision.enter(x, *states), [*map(precision.enter_weights, weights)]
+            run = _Run(self, suffixes, weights, keeps, backend)
+            output, final = self._run(run, input, x, tuple(states_inside), hx is not None, lengths, reset)
+            final = tuple(precision.leave(state) for state in final)
+            if isinstance(output, PackedSequence):
+                output = output._replace(data=precision.leave(output.data))
+            else:
+                output = precision.leave(output)
         return output, final if len(final) > 1 else final[0]
 
+    def _run(
+        self: Any,
+        run: _Run,
+        input: Tensor | PackedSequence,
+        x: Tensor,
+        states: States,
+        states_given: bool,
+        lengths: Any,
+        reset: Tensor | None,
+    ) -> tuple[Any, States]:
+        """The call in the layout of the recurrence, (T, B, ·), and its results laid out as the input is."""
+        if isinstance(input, PackedSequence):
+            if lengths is not None or reset is not None:
+                name = "lengths" if lengths is not None else "reset"
+                raise ValueError(f"{name}: a PackedSequence has lengths of its own; give a padded tensor instead")
+            packed = PackedSequence(x, *input[1:])
+            return _run_packed(run, packed, states, in_users_order=states_given)
+        batched = input.dim() == 3
+        if not batched:
+            x, states = x.unsqueeze(1), tuple(state.unsqueeze(1) for state in states)
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+        steps, batch, _ = x.shape
+        if lengths is not None:
+            lengths = checked_lengths(lengths, steps, batch, x.device, batched=batched)
+        if reset is not None:
+            if self.bidirectional:
+                raise ValueError(
+                    "reset: a bidirectional layer also reads from the end, where a reset before step t would cut off "
+                    "the other part of the sequence; use a layer of one direction, or run the pieces separately"
+                )
+            reset = checked_reset(reset, input.shape[:-1], x.device)
+            reset = reset.t() if batched and self.batch_first else reset.view(steps, batch)
+        output, final = _run_layers(run, x, states, lengths, reset)
+        if not batched:
+            return output.squeeze(1), tuple(state.squeeze(1) for state in final)
+        return (output.transpose(0, 1) if self.batch_first else output), final
 
-def _refused(result: Any, module: nn.Module, x: Tensor) -> Any:
-    """Passes on torch's result for a call that torch takes although no step of it can be shown."""
-    if any(_wanted(module, suffix) for suffix in layer_suffixes(module)):
+    def _beyond_torch(self, lengths: object, reset: object) -> str | None:
+        """What torch's own layer would lack for a call."""
+        if lengths is not None:
+            return "lengths without packing"
+        return "resets" if reset is not None else None
+
+    def _refuse(self: Any, input: Any, hx: Any, x: Tensor, plain: bool) -> Any:
+        """torch's error for a call, or its result for one that torch takes although no step of it can be shown."""
+        result = super().forward(input, hx)  # type: ignore[misc]
+        if not plain:
+            raise ValueError(f"lengths and reset: cannot be used with input of shape {tuple(x.shape)}")
+        return _unseen(result, self, x)
+
+    @property
+    def _quiet_mode(self: Any) -> str:
+        """The row of the table that a call without random factors is."""
+        return str(self.mode)
+
+    def _noise(self, suffix: str, steps: int, batch: int, x: Tensor) -> Masks:
+        """The random factors of one call of one layer in one direction."""
+        return NO_MASKS
+
+
+def _unseen(result: Any, module: nn.Module, x: Tensor) -> Any:
+    if any(wanted(module, suffix) for suffix in layer_suffixes(module)):
         raise ValueError(f"record: cannot open a call of {type(module).__name__} with input of shape {tuple(x.shape)}")
     return result
 
@@ -228,7 +284,7 @@ def _run_packed(
     # Without its indices the sequence is padded in the order in which it is packed.
     x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))
     lengths = lengths.to(x.device)
-    output, final = _run_layers(run, x, states, lengths, packed.unsorted_indices)
+    output, final = _run_layers(run, x, states, lengths, packed_order=(packed.unsorted_indices,))
     if packed.unsorted_indices is not None:
         final = tuple(state.index_select(1, packed.unsorted_indices) for state in final)
     data = output[_taken(output, lengths)]
@@ -236,46 +292,85 @@ def _run_packed(
 
 
 def _run_layers(
-    run: _Run, x: Tensor, states: States, lengths: Tensor | None = None, order: Tensor | None = None
+    run: _Run,
+    x: Tensor,
+    states: States,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    *,
+    packed_order: tuple[Tensor | None] | None = None,
 ) -> tuple[Tensor, States]:
-    """All layers and directions over x: (T, B, I) -> output (T, B, D * P), final states each (L * D, B, ·)."""
+    """All layers and directions over x: (T, B, I) -> output (T, B, D * P), final states each (L * D, B, ·).
+
+    `packed_order` says that the sequences were packed, and where each row of the user's batch stands, None if unchanged.
+    """
     module, cell = run.module, cell_of(run.module)
+    order = packed_order[0] if packed_order else None
     directions = 2 if module.bidirectional else 1
     finals: list[States] = []
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        from unrolled import onnx_nodes
+
+        take = onnx_nodes.layer
+    else:
+        take = _layer
     for first in range(0, len(run.suffixes), directions):
-        outputs = []
-        for index in range(first, first + directions):
-            initial, keep = tuple(state[index] for state in states), run.wanted[index]
-            result = _unroll(run, cell, index, x, initial, reverse=index > first, lengths=lengths)
-            if keep:
-                before = dict(zip(cell.states, initial, strict=True))
-                _show(module, run.suffixes[index], Opened(result.steps, before, lengths, order))
-            outputs.append(result.output)
-            finals.append(result.final)
-        x = torch.cat(outputs, dim=-1) if directions > 1 else outputs[0]
+        initial = tuple(state[first : first + directions] for state in states)
+        x, final = take(run, cell, first, x, initial, lengths, reset, order)
+        finals.append(final)
         if module.dropout and module.training and first + directions < len(run.suffixes):
-            x = _dropout(x, module.dropout, lengths)
-    return x, tuple(torch.stack(state) for state in zip(*finals, strict=True))
+            x = _dropout(x, module.dropout, lengths if packed_order else None)
+    if len(finals) == 1:
+        return x, finals[0]
+    return x, tuple(torch.cat(state) for state in zip(*finals, strict=True))
 
 
-def _unroll(
-    run: _Run, cell: Cell, index: int, x: Tensor, initial: States, *, reverse: bool, lengths: Tensor | None
-) -> Unrolled:
-    weights, keep = run.weights[index], run.wanted[index]
-    if run.backend == "cpu":
-        return ops.unroll(cell, run.module.mode, x, initial, weights, reverse=reverse, lengths=lengths, keep=keep)
-    return reference.unroll(cell, x, initial, weights, reverse=reverse, lengths=lengths, keep=keep)
+def _layer(
+    run: _Run,
+    cell: Any,
+    first: int,
+    x: Tensor,
+    initial: States,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    order: Tensor | None,
+) -> tuple[Tensor, States]:
+    """One layer, from place `first` on, in both of its directions if it has two; states are (D, B, ·)."""
+    module, outputs, finals = run.module, [], []
+    for direction in range(initial[0].size(0)):
+        index = first + direction
+        suffix, keep, before = run.suffixes[index], run.wanted[index], tuple(state[direction] for state in initial)
+        masks = module._noise(suffix, x.size(0), x.size(1), x)
+        mode = module.mode if masks is not NO_MASKS else module._quiet_mode
+        options: dict[str, Any] = {
+            "reverse": direction > 0,
+            "lengths": lengths,
+            "reset": reset,
+            "masks": masks,
+            "keep": keep,
+        }
+        if run.backend == "cpu":
+            result: Unrolled = ops.unroll(CELLS[mode], mode, x, before, run.weights[index], **options)
+        else:
+            result = reference.unroll(CELLS[mode], x, before, run.weights[index], **options)
+        if keep:
+            named = dict(zip(cell.states, before, strict=True))
+            show(module, suffix, Opened(result.steps, named, lengths, order, reset))
+        outputs.append(result.output)
+        finals.append(result.final)
+    output = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
+    return output, tuple(torch.stack(state) for state in zip(*finals, strict=True))
 
 
-def _dropout(x: Tensor, probability: float, lengths: Tensor | None) -> Tensor:
+def _dropout(x: Tensor, probability: float, packed_lengths: Tensor | None) -> Tensor:
     """Dropout that draws exactly the random numbers that torch.nn draws, on packed input too."""
-    if lengths is None:
+    if packed_lengths is None:
         return F.dropout(x, probability)
-    taken = _taken(x, lengths)
+    taken = _taken(x, packed_lengths)
     return torch.zeros_like(x).masked_scatter(taken.unsqueeze(-1), F.dropout(x[taken], probability))
 
 
-class _SingleStep:
+class SingleStep:
     """The forward of RNNCell, LSTMCell and GRUCell."""
 
     def forward(self: Any, input: Tensor, hx: Any = None) -> Any:
@@ -294,17 +389,26 @@ class _SingleStep:
         count = len(cell.states)
         states = _as_states(hx, count) if hx is not None else (input.new_zeros(size),) * count
         weights = weights_of(self)
+        loose = torch._C._is_any_autocast_enabled()
         if states is None or not (
             input.dim() in (1, 2)
             and input.size(-1) == self.input_size
-            and (input.dtype == weights.ih.dtype or torch._C._is_any_autocast_enabled())
+            and (input.dtype == weights.ih.dtype or (loose and input.is_floating_point()))
             and input.device == weights.ih.device
-            and all(_like(state, size, input) for state in states)
+            and all(_like(state, size, input, any_dtype=loose) for state in states)
         ):
-            return _refused(super().forward(input, hx), self, input)  # type: ignore[misc]
+            return _unseen(super().forward(input, hx), self, input)  # type: ignore[misc]
+        precision = _Precision.of(input)
+        with precision.quiet:
+            (x, *states_inside), weights = precision.enter(input, *states), precision.enter_weights(weights)
+            new = self._step(cell, x, tuple(states_inside), weights, batched=batched)
+            new = tuple(precision.leave(state) for state in new)
+        return new if count > 1 else new[0]
+
+    def _step(self: Any, cell: Any, x: Tensor, states: States, weights: Weights, *, batched: bool) -> States:
         if not batched:
-            input, states = input.unsqueeze(0), tuple(state.unsqueeze(0) for state in states)
-        keep = _wanted(self, "")
+            x, states = x.unsqueeze(0), tuple(state.unsqueeze(0) for state in states)
+        keep = NOTHING if torch.compiler.is_compiling() else wanted(self, "")
         steps: dict[str, Steps] = {}
 
         def shown(name: str, value: Tensor) -> Tensor:
@@ -313,112 +417,43 @@ class _SingleStep:
                 steps[name] = Steps(value.unsqueeze(0), (value,))
             return value
 
-        new, _ = cell.step(cell.project(input, weights), states, weights, shown)
+        new, _ = cell.step(cell.project(x, weights), states, weights, shown)
         if keep:
-            _show(self, "", Opened(steps, dict(zip(cell.states, states, strict=True))))
-        if not batched:
-            new = tuple(state.squeeze(0) for state in new)
-        return new if count > 1 else new[0]
+            show(self, "", Opened(steps, dict(zip(cell.states, states, strict=True))))
+        return new if batched else tuple(state.squeeze(0) for state in new)
 
 
-class RNN(_Layer, nn.RNN):
-    """torch.nn.RNN with every step in view; same arguments, parameters, outputs and errors."""
+class RNN(Layer, nn.RNN):
+    """torch.nn.RNN with every step in view; same arguments, parameters, outputs and errors.
+
+    Besides those it takes, by name only, `init` ("torch" or "orthogonal"): see `unrolled.initialisation`; its call takes
+    `lengths` and `reset`.
+    """
 
 
-class GRU(_Layer, nn.GRU):
-    """torch.nn.GRU with every step in view; same arguments, parameters, outputs and errors."""
+class GRU(Layer, nn.GRU):
+    """torch.nn.GRU with every step in view; same arguments, parameters, outputs and errors.
+
+    Besides those it takes, by name only, `init` ("torch", "orthogonal", or "chrono" with `t_max`): see
+    `unrolled.initialisation`; its call takes `lengths` and `reset`.
+    """
 
 
-class LSTM(_Layer, nn.LSTM):
-    """torch.nn.LSTM with every step in view; same arguments, parameters, outputs and errors."""
+class LSTM(Layer, nn.LSTM):
+    """torch.nn.LSTM with every step in view; same arguments, parameters, outputs and errors.
+
+    Besides those it takes, by name only, `init` ("torch", "orthogonal", or "chrono" with `t_max`) and `forget_bias`: see
+    `unrolled.initialisation`; its call takes `lengths` and `reset`.
+    """
 
 
-class RNNCell(_SingleStep, nn.RNNCell):
+class RNNCell(SingleStep, nn.RNNCell):
     """torch.nn.RNNCell with its step in view; same arguments, parameters, outputs and errors."""
 
 
-class GRUCell(_SingleStep, nn.GRUCell):
+class GRUCell(SingleStep, nn.GRUCell):
     """torch.nn.GRUCell with its step in view; same arguments, parameters, outputs and errors."""
 
 
-class LSTMCell(_SingleStep, nn.LSTMCell):
+class LSTMCell(SingleStep, nn.LSTMCell):
     """torch.nn.LSTMCell with its step in view; same arguments, parameters, outputs and errors."""
-
-
-_COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.RNN: RNN,
-    nn.GRU: GRU,
-    nn.LSTM: LSTM,
-    nn.RNNCell: RNNCell,
-    nn.GRUCell: GRUCell,
-    nn.LSTMCell: LSTMCell,
-}
-
-
-def is_recurrent(module: nn.Module) -> bool:
-    """Whether a module is one of torch.nn's recurrent layers or cells, or a subclass of one, unrolled's included."""
-    return isinstance(module, tuple(_COUNTERPARTS))
-
-
-# The classes made by `counterpart`, each once, so that equal classes stay equal.
-_made: dict[type[nn.Module], type[nn.Module]] = {}
-
-
-def counterpart(kind: type[nn.Module]) -> type[nn.Module]:
-    """The unrolled class for a recurrent class: itself if it is one already.
-
-    For a subclass of a torch.nn class it is a class that stands on both, so that `super().forward` inside the
-    subclass reaches the unrolled layer.
-    """
-    if issubclass(kind, _Layer | _SingleStep):
-        return kind
-    if kind in _COUNTERPARTS:
-        return _COUNTERPARTS[kind]
-    if kind not in _made:
-        _made.setdefault(kind, _reparametrized(kind) if _is_parametrized(kind) else _standing_on_both(kind))
-    return _made[kind]
-
-
-def _standing_on_both(kind: type[nn.Module]) -> type[nn.Module]:
-    ours = next(ours for theirs, ours in _COUNTERPARTS.items() if issubclass(kind, theirs))
-
-    def reduce(self: Any, protocol: Any) -> tuple[Callable[..., Any], tuple[Any], Any]:
-        return _rebuild, (kind,), self.__getstate__()
-
-    return type(kind.__name__, (kind, ours), {"__module__": kind.__module__, "__reduce_ex__": reduce})
-
-
-def _is_parametrized(kind: type[nn.Module]) -> bool:
-    """Whether torch.nn.utils.parametrize made this class, to hold the parametrized weights as properties."""
-    return getattr(vars(kind).get("__getstate__"), "__module__", None) == parametrize.__name__
-
-
-def _reparametrized(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class that torch would have made on the unrolled layer; only from such a one can it remove a weight again."""
-    members = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
-    return type(kind.__name__, (counterpart(kind.__bases__[0]),), members)
-
-
-def _rebuild(kind: type[nn.Module]) -> nn.Module:
-    made = counterpart(kind)
-    return made.__new__(made)
-
-
-def convert(model: Model) -> Model:
-    """Turn every torch.nn recurrent layer and cell in `model` into its unrolled counterpart, in place.
-
-    The modules stay the same objects with the very same parameters, so optimizers, tied weights, hooks and
-    references to a layer stay valid; only their class changes. Subclasses of torch.nn's layers are converted too.
-
-    Returns:
-        The model itself.
-
-    Raises:
-        TypeError: `model` is not a torch.nn.Module.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"convert: model must be a torch.nn.Module, given {type(model).__name__}")
-    for module in model.modules():
-        if is_recurrent(module):
-            module.__class__ = counterpart(type(module))
-    return model

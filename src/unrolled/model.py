@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unrolled.layers import GRU, LSTM, RNN, cell_of
+from unrolled.layers import GRU, LSTM, RNN
 
 LAYERS: dict[str, type[RNN | GRU | LSTM]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
@@ -29,14 +29,9 @@ class SequenceModel(nn.Module):
         super().__init__()
         if cell not in LAYERS:
             raise ValueError(f"cell: unknown cell {cell!r}; expected one of {', '.join(LAYERS)}")
-        self.recurrent = LAYERS[cell](input_size, hidden_size, batch_first=True)
+        options = {"forget_bias": forget_bias} if cell == "lstm" else {}
+        self.recurrent = LAYERS[cell](input_size, hidden_size, batch_first=True, **options)
         self.head = nn.Linear(hidden_size, output_size)
-        table = cell_of(self.recurrent)
-        if "forget_gate" in table.gates and not self.recurrent.weight_ih_l0.is_meta:
-            rows = table.rows("forget_gate", hidden_size)
-            with torch.no_grad():
-                self.recurrent.bias_ih_l0[rows] = forget_bias  # type: ignore[operator]
-                self.recurrent.bias_hh_l0[rows] = 0.0  # type: ignore[operator]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """inputs: (B, T, I) -> answers: (B, T, K)."""

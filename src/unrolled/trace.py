@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unrolled.layers import Opened, cell_of, counterpart, is_recurrent, layer_suffixes, observing
+from unrolled.conversion import counterpart, is_recurrent
+from unrolled.observation import Opened, observing
 from unrolled.recurrence.result import Steps
+from unrolled.structure import cell_of, layer_suffixes
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from unrolled.recurrence import cpu, ops, reference
-from unrolled.recurrence.cells import CELLS, Weights
+from unrolled.recurrence.cells import CELLS, NO_MASKS, Masks, Weights
 
-MODES = list(CELLS)
+MODES = ["RNN_TANH", "RNN_RELU", "GRU", "LSTM"]
+VARIANTS = [mode for mode in cpu.KERNELS if mode not in MODES]
 BUILDS: list[str] = [] if cpu.missing() else list(cpu.kernels().builds)
 
 # Outputs, states, gates, gradients and totals by name.
@@ -28,7 +29,10 @@ pytestmark_native = pytest.mark.skipif(cpu.missing() is not None, reason=f"no ke
 
 @dataclass(frozen=True)
 class Case:
-    """A layer in one direction; `lengths` is how many steps of each sequence there are, None for all."""
+    """A layer in one direction; `lengths` is how many steps of each sequence there are, None for all.
+
+    With `reset`, some states are zeroed between steps, before the first and beyond the end of a sequence too.
+    """
 
     mode: str
     steps: int
@@ -38,10 +42,11 @@ class Case:
     reverse: bool = False
     lengths: tuple[int, ...] | None = None
     bias: bool = True
+    reset: bool = False
 
     def __str__(self) -> str:
         sizes = f"{self.mode}-T{self.steps}-B{self.batch}-I{self.inputs}-H{self.hidden}"
-        options = ("-reverse" * self.reverse, "-lengths" * (self.lengths is not None), "-no_bias" * (not self.bias))
+        options = ("-reverse" * self.reverse, "-lengths" * (self.lengths is not None), "-no_bias" * (not self.bias), "-reset" * self.reset)
         return sizes + "".join(options)
 
 
@@ -90,12 +95,21 @@ class Tensors:
     weights: Weights
     lengths: Tensor | None  # (B,)
     weighing: Values
+    reset: Tensor | None = None  # (T, B)
+    masks: Masks = NO_MASKS
+
+    def to(self, dtype: torch.dtype) -> Masks:
+        """The masks in a dtype, the very same where there are none."""
+        if self.masks is NO_MASKS:
+            return NO_MASKS
+        return Masks(*(None if mask is None else mask.to(dtype) for mask in self.masks))
 
 
 def drawn(case: Case) -> Tensors:
     """Random input, states and weights, the same for the same case."""
     random = torch.Generator().manual_seed(hash_of(case))
-    cell, gates = CELLS[case.mode], {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}[case.mode]
+    cell = CELLS[case.mode]
+    gates = cell.blocks
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
@@ -109,6 +123,11 @@ def drawn(case: Case) -> Tensors:
         uniform(rows, case.hidden),
         uniform(rows) if case.bias else None,
         uniform(rows) if case.bias else None,
+        **{
+            name: 3 * uniform(blocks * case.hidden)
+            for name, blocks in cell.parameters.items()
+            if case.bias or not name.endswith("bias")
+        },
     )
     initial = tuple(0.5 * normal(case.batch, case.hidden) for _ in cell.states)
     weighing = {"output": normal(*states)}
@@ -120,7 +139,17 @@ def drawn(case: Case) -> Tensors:
         for name, weigh in weighing.items():
             if name.startswith("step "):
                 weigh.masked_fill_(~taken.unsqueeze(2), 0)
-    return Tensors(normal(case.steps, case.batch, case.inputs), initial, weights, lengths, weighing)
+    x = normal(case.steps, case.batch, case.inputs)
+    reset = torch.rand(case.steps, case.batch, generator=random) < 0.3 if case.reset else None
+    masks = Masks(**{name: drawn_mask(name, case, random) for name in cell.masks}) if cell.masks else NO_MASKS
+    return Tensors(x, initial, weights, lengths, weighing, reset, masks)
+
+
+def drawn_mask(name: str, case: Case, random: torch.Generator) -> Tensor:
+    """(T, B, H) factors: of every step, but one for all steps where that is what the cell takes; rows apart."""
+    steps = 1 if name == "hidden" else case.steps
+    wide = (torch.rand(steps, case.batch, case.hidden + 1, generator=random) < 0.6).float() * 0.75 + 0.125
+    return wide[..., 1:].expand(case.steps, -1, -1)
 
 
 def hash_of(case: Case) -> int:
@@ -137,10 +166,10 @@ def leaves(tensors: Tensors, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, 
     def leaf(tensor: Tensor) -> Tensor:
         return tensor.to(dtype, copy=True).requires_grad_()
 
-    ih, hh, *biases = (None if weight is None else leaf(weight) for weight in tensors.weights)
+    ih, hh, *others = (None if weight is None else leaf(weight) for weight in tensors.weights)
     assert ih is not None
     assert hh is not None
-    return leaf(tensors.x), tuple(map(leaf, tensors.initial)), Weights(ih, hh, *biases)
+    return leaf(tensors.x), tuple(map(leaf, tensors.initial)), Weights(ih, hh, *others)
 
 
 def named(x: Tensor, initial: tuple[Tensor, ...], weights: Weights) -> Values:
@@ -161,6 +190,8 @@ def by_reference(case: Case, tensors: Tensors, dtype: torch.dtype) -> Values:
         weights,
         reverse=case.reverse,
         lengths=tensors.lengths,
+        reset=tensors.reset,
+        masks=tensors.to(dtype),
         keep=cell.names,
         edit=lambda t, name, value: value + taps[name][t],
     )
@@ -188,6 +219,8 @@ def by_kernels(case: Case, tensors: Tensors) -> Values:
             weights,
             reverse=case.reverse,
             lengths=tensors.lengths,
+            reset=tensors.reset,
+            masks=tensors.masks,
             keep=cell.names,
         )
         values = {"output": result.output}

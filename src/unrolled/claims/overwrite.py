@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from unrolled.claims.evidence import NAMES, Figures, Measurement, Run, Subject, curve, figures, settings_of
 from unrolled.instruments import push_response
-from unrolled.layers import cell_of
+from unrolled.structure import cell_of
 from unrolled.verdicts import Claim, Finding, Interval, Panel
 
 _SEQUENCES = 64

@@ -21,7 +21,7 @@ from unrolled.claims.evidence import (
     settings_of,
 )
 from unrolled.instruments import gate_openness
-from unrolled.layers import cell_of
+from unrolled.structure import cell_of
 from unrolled.trace import record
 from unrolled.verdicts import Claim, Finding, Interval, Panel, Table
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unrolled.layers import cell_of
+from unrolled.structure import cell_of
 from unrolled.trace import record, recordable
 
 Figures = NDArray[np.float64]

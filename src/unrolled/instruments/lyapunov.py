@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unrolled.layers import cell_of, state_sizes, weights_of
 from unrolled.recurrence.cells import Weights
+from unrolled.structure import cell_of, state_sizes, weights_of
 
 
 def lyapunov(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from unrolled.recurrence import library
+from unrolled.recurrence.cells import CELLS, NO_MASKS, Masks, Weights
 
 
 class Kernel(NamedTuple):
@@ -42,6 +43,12 @@ KERNELS = {
     "RNN_RELU": Kernel(1, rows=1, stored=0, pre=1),
     "GRU": Kernel(2, rows=3, stored=4, pre=4),
     "LSTM": Kernel(3, rows=4, stored=4, pre=4),
+    "LSTM_PEEPHOLE": Kernel(4, rows=4, stored=4, pre=4),
+    "LSTM_ZONEOUT": Kernel(4, rows=4, stored=4, pre=4),
+    "LSTM_VARIATIONAL_DROPOUT": Kernel(4, rows=4, stored=4, pre=4),
+    "LSTM_RECURRENT_DROPOUT": Kernel(4, rows=4, stored=4, pre=4),
+    "LSTM_COUPLED": Kernel(5, rows=3, stored=3, pre=3),
+    "LSTM_LAYER_NORM": Kernel(6, rows=4, stored=8, pre=8),
 }
 
 
@@ -52,9 +59,11 @@ def _numbers(*names: str) -> list[tuple[str, type]]:
 
 class _LayerCall(ctypes.Structure):
     _fields_ = _numbers(
-        *("cell", "steps", "batch", "input_size", "hidden_size", "reverse", "threads", "lengths"),
+        *("cell", "steps", "batch", "input_size", "hidden_size", "reverse", "threads", "lengths", "reset"),
         *("x", "x_step", "x_row", "weight_ih", "weight_hh", "bias_ih", "bias_hh"),
         *("initial_hidden", "initial_cell", "output", "cells", "gates"),
+        *("peephole", "norm_hh", "norm_cell", "norm_bias"),
+        *(f"{mask}{part}" for mask in Masks._fields for part in ("", "_step", "_row")),
     )
 
 
@@ -68,7 +77,7 @@ class _BackwardCall(ctypes.Structure):
         *_numbers("grad_output", "grad_output_step", "grad_output_row", "grad_final_hidden", "grad_final_cell"),
         *_numbers("grad_cells", "grad_gates", "grad_initial_hidden", "grad_initial_cell"),
         *_numbers("grad_bias_ih", "grad_bias_hh", "grad_weight_ih", "grad_weight_hh", "grad_x", "grad_pre"),
-        *_numbers("total_hidden", "total_cells", "total_gates"),
+        *_numbers("total_hidden", "total_cells", "total_gates", "grad_norm_hh", "grad_norm_cell", "grad_norm_bias"),
     ]
 
 
@@ -99,6 +108,10 @@ class Kernels:
 
     def forward(self, call: _ForwardCall) -> None:
         _check(self._forward(ctypes.c_int64(self.builds[self.build]), ctypes.byref(call)))
+
+    def forward_packed(self, call: bytes) -> None:
+        """`forward` of a call given as the bytes of a `_ForwardCall`."""
+        _check(self._forward(ctypes.c_int64(self.builds[self.build]), ctypes.c_char_p(call)))
 
     def backward(self, call: _BackwardCall) -> None:
         _check(self._backward(ctypes.c_int64(self.builds[self.build]), ctypes.byref(call)))
@@ -182,7 +195,11 @@ class Forward(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One layer in one direction over a sequence: the operator's arguments, in their order."""
+    """One layer in one direction over a sequence: the operator's arguments, in their order.
+
+    What only some calls have stands last: `extras` are the fields of `cells.Weights` from `hr` on, `masks` those of
+    `cells.Masks`; both are empty where there is none.
+    """
 
     x: Tensor  # (T, B, I)
     hidden: Tensor  # (B, H)
@@ -194,6 +211,14 @@ class Call(NamedTuple):
     lengths: Tensor | None  # (B,) int64
     mode: str
     reverse: bool
+    reset: Tensor | None = None  # (T, B) bool
+    extras: tuple[Tensor | None, ...] = ()
+    masks: tuple[Tensor | None, ...] = ()  # each (T, B, H)
+
+
+def carries_cell(mode: str) -> bool:
+    """Whether a cell carries a cell state beside its hidden state."""
+    return len(CELLS[mode].states) > 1
 
 
 def misfit(call: Call) -> str | None:
@@ -216,16 +241,13 @@ def misfit(call: Call) -> str | None:
     )
     tensors: tuple[Tensor | None, ...] = call[:7]
     for name, tensor, shape in zip(Call._fields, tensors, shapes, strict=False):
-        if tensor is not None and not (
-            tensor.shape == shape
-            and tensor.dtype is torch.float32
-            and tensor.is_cpu
-            and tensor.layout is torch.strided
-            and not tensor._is_zerotensor()
-        ):
-            kind = f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")
-            return f"{name} must be {shape}, float32 on cpu, given {tuple(tensor.shape)}, {kind}, {tensor.layout}"
-    if (call.cell is None) != (call.mode != "LSTM"):
+        if tensor is not None and not _fits(tensor, shape):
+            return _told(name, tensor, shape)
+    if call.extras or call.masks or call.reset is not None:
+        reason = _misfit_of_the_rest(call, (steps, batch, width))
+        if reason is not None:
+            return reason
+    if (call.cell is None) == carries_cell(call.mode):
         return f"cell is for an LSTM, and needed there; the mode is {call.mode}"
     if (call.bias_ih is None) != (call.bias_hh is None):
         return "bias_ih and bias_hh must be given both or neither"
@@ -233,6 +255,43 @@ def misfit(call: Call) -> str | None:
     if lengths is not None and not (lengths.shape == (batch,) and lengths.dtype is torch.int64 and lengths.is_cpu):
         kind = f"{lengths.dtype} on {lengths.device}".removeprefix("torch.")
         return f"lengths must be ({batch},), int64 on cpu, given {tuple(lengths.shape)}, {kind}"
+    return None
+
+
+def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    return (
+        tensor.shape == shape
+        and tensor.dtype is torch.float32
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and not tensor._is_zerotensor()
+    )
+
+
+def _told(name: str, tensor: Tensor, shape: tuple[int, ...]) -> str:
+    kind = f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")
+    return f"{name} must be {shape}, float32 on cpu, given {tuple(tensor.shape)}, {kind}, {tensor.layout}"
+
+
+def _misfit_of_the_rest(call: Call, states: tuple[int, int, int]) -> str | None:
+    """The same for what only some calls have."""
+    own = CELLS[call.mode].parameters
+    for name, tensor in zip(Weights._fields[4:], call.extras or (None,) * len(Weights._fields[4:]), strict=True):
+        if (tensor is None) != (name not in own or (name.endswith("bias") and call.bias_ih is None)):
+            return f"{name} is for cells that have it; those of {call.mode} are {', '.join(own) or 'none'}"
+        if tensor is not None and not _fits(tensor, (own[name] * states[2],)):
+            return _told(name, tensor, (own[name] * states[2],))
+    for name, mask in zip(Masks._fields, call.masks, strict=False):
+        if mask is not None and not _fits(mask, states):
+            return _told(f"the mask {name}", mask, states)
+    drawn = {name for name, mask in zip(Masks._fields, call.masks, strict=False) if mask is not None}
+    if drawn - set(CELLS[call.mode].masks):
+        return (
+            f"masks of {call.mode} are {', '.join(CELLS[call.mode].masks) or 'none'}, given {', '.join(sorted(drawn))}"
+        )
+    reset = call.reset
+    if reset is not None and not (reset.shape == states[:2] and reset.dtype is torch.bool and reset.is_cpu):
+        return f"reset must be {states[:2]}, bool on cpu, given {tuple(reset.shape)}, {reset.dtype} on {reset.device}"
     return None
 
 
@@ -280,6 +339,7 @@ def _described(
 ) -> tuple[_LayerCall, tuple[Tensor | None, ...]]:
     """The call as the library takes it, and the tensors that must live until it has been made."""
     x, rest = _rows_in_place(call.x), tuple(map(_contiguous, call[1:8]))
+    reset, variation, others = _variation(call)
     steps, batch, inputs = x.shape
     x_step, x_row, _ = x.stride()
     hidden, cell, weight_ih, weight_hh, bias_ih, bias_hh, lengths = map(_address, rest)
@@ -292,6 +352,7 @@ def _described(
         call.reverse,
         torch.get_num_threads(),
         lengths,
+        reset,
         x.data_ptr(),
         x_step,
         x_row,
@@ -304,8 +365,36 @@ def _described(
         output.data_ptr(),
         _address(cells),
         _address(gates),
+        *variation,
     )
-    return layer, (x, *rest)
+    return layer, (x, *rest, *others)
+
+
+def _extra(call: Call, name: str) -> Tensor | None:
+    return call.extras[Weights._fields.index(name) - 4] if call.extras else None
+
+
+def _variation(call: Call) -> tuple[int, tuple[int, ...], tuple[Tensor | None, ...]]:
+    """The address of `reset`, the numbers of a variation, and the tensors that must live for them."""
+    if not (call.extras or call.masks or call.reset is not None):
+        return 0, (), ()
+    reset = _contiguous(call.reset)
+    extras = [_contiguous(_extra(call, name)) for name in ("peephole", "norm_hh", "norm_cell", "norm_bias")]
+    masks = [None if mask is None else _rows_in_place(mask) for mask in call.masks or NO_MASKS]
+    numbers = [*map(_address, extras)]
+    for mask in masks:
+        numbers.extend((0, 0, 0) if mask is None else (mask.data_ptr(), *mask.stride()[:2]))
+    return _address(reset), tuple(numbers), (reset, *extras, *masks)
+
+
+def _projects_apart(call: Call) -> bool:
+    """Whether the kernel is given the input's part projected: it is normalised over all units at once."""
+    return call.mode == "LSTM_LAYER_NORM"
+
+
+def _projected(call: Call) -> Tensor:
+    """The input's part of all pre-activations, (T, B, G * H)."""
+    return CELLS[call.mode].project(call.x, Weights(*call[3:7], *call.extras))
 
 
 def forward(call: Call, keep: bool) -> Forward:
@@ -316,6 +405,8 @@ def forward(call: Call, keep: bool) -> Forward:
     final_cell = empty((batch, hidden_size) if has_cell else 0)
     cells = empty((steps, batch, hidden_size) if has_cell and keep else 0)
     gates = empty((steps, batch, stored * hidden_size) if stored else 0)
+    if _projects_apart(call):
+        call = call._replace(x=_projected(call))
     layer, alive = _described(call, output, cells if has_cell and keep else None, gates if stored else None)
     kernels().forward(_ForwardCall(layer, final_hidden.data_ptr(), final_cell.data_ptr()))
     del alive
@@ -350,6 +441,15 @@ class Gradients(NamedTuple):
     bias_ih: Tensor | None
     bias_hh: Tensor | None
     totals: Tensor | None  # hidden states, cells and gates of all steps, one after the other
+    peephole: Tensor | None = None
+    norm_ih: Tensor | None = None
+    norm_hh: Tensor | None = None
+    norm_cell: Tensor | None = None
+    norm_bias: Tensor | None = None
+
+    def extras(self, call: Call) -> tuple[Tensor | None, ...]:
+        """Those of the call's extras, in their order."""
+        return tuple(getattr(self, name, None) for name in Weights._fields[4:]) if call.extras else ()
 
 
 def backward(
@@ -386,6 +486,7 @@ def backward(
     counts = [math.prod(size) for size in total_sizes(call)]
     totals = empty(sum(counts)) if need_totals else None
     total_addresses = (0, 0, 0) if totals is None else _starts(totals, counts)
+    norms = {name: None if (one := _extra(call, name)) is None else empty(one.shape) for name in _NORMS}
     library = kernels()
     # Without weights or input to differentiate for, only the states' gradients are carried.
     alone = library.accumulates(layer)
@@ -399,17 +500,39 @@ def backward(
             *(grad_hidden.data_ptr(), _address(grad_cell), _address(grad_bias_ih), _address(grad_bias_hh)),
             *(_address(grad_ih), _address(grad_hh), _address(grad_x), _address(pre)),
             *total_addresses,
+            *map(_address, norms.values()),
         )
     )
     del alive
+    found = Gradients(grad_x, grad_hidden, grad_cell, grad_ih, grad_hh, grad_bias_ih, grad_bias_hh, totals)
     if pre is not None:
         with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
-            grad_x, grad_ih, grad_hh = _large_products(call, output, pre, need_x=need_x, need_weights=need_weights)
+            found = found._replace(**_large_products(call, output, pre, need_x=need_x, need_weights=need_weights))
+            if _extra(call, "peephole") is not None and need_weights:
+                found = found._replace(peephole=_peephole_gradient(call, cells, pre))
+            if _projects_apart(call):
+                found = found._replace(**_through_projection(call, pre, need_x=need_x, need_weights=need_weights))
+                found = found._replace(**(norms if need_weights else {}))
         _spare[:] = [pre]
-    return Gradients(
-        *(grad_x, grad_hidden, grad_cell, grad_ih, grad_hh, grad_bias_ih, grad_bias_hh),
-        totals,
-    )
+    return found
+
+
+_NORMS = ("norm_hh", "norm_cell", "norm_bias")
+
+
+def _through_projection(call: Call, pre: Tensor, *, need_x: bool, need_weights: bool) -> dict[str, Tensor | None]:
+    """The gradients of what the projected input was formed from, which PyTorch forms again and differentiates."""
+    names = ["x"] * need_x + ["weight_ih", "bias_ih", "norm_ih"] * need_weights
+    with torch.enable_grad():
+        tensors: dict[str, Tensor | None] = {**call._asdict(), "norm_ih": _extra(call, "norm_ih")}
+        leaves = {name: tensor.detach().requires_grad_() for name in names if (tensor := tensors[name]) is not None}
+        if not leaves:
+            return {}
+        norm_ih = leaves.get("norm_ih", tensors["norm_ih"])
+        extras = Weights(*call[3:7], *call.extras)._replace(norm_ih=norm_ih)[4:]
+        again = call._replace(**{name: leaf for name, leaf in leaves.items() if name != "norm_ih"}, extras=extras)
+        grads = torch.autograd.grad(_projected(again), [*leaves.values()], pre[..., pre.size(-1) // 2 :])
+    return dict(zip(leaves, grads, strict=True))
 
 
 def _nothing_seen(
@@ -426,16 +549,25 @@ def _nothing_seen(
     assert hidden is not None
     ih, hh, bias_ih, bias_hh = (zeros(weight) if need_weights else None for weight in call[3:7])
     totals = call.x.new_zeros(sum(map(math.prod, total_sizes(call)))) if need_totals else None
-    return Gradients(zeros(call.x) if need_x else None, hidden, cell, ih, hh, bias_ih, bias_hh, totals)
+    found = Gradients(zeros(call.x) if need_x else None, hidden, cell, ih, hh, bias_ih, bias_hh, totals)
+    if not need_weights:
+        return found
+    own = Weights._fields[5:]  # all but the projection
+    return found._replace(**{name: zeros(_extra(call, name)) for name in own})
 
 
 def _large_products(
     call: Call, output: Tensor, pre: Tensor, *, need_x: bool, need_weights: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+) -> dict[str, Tensor | None]:
     """The gradients of x, weight_ih and weight_hh from that of the pre-activations, over all steps at once."""
     steps, batch, hidden_size = sizes(call)
+    found: dict[str, Tensor | None] = {}
+    if need_weights:
+        of_hidden = pre[..., : KERNELS[call.mode].rows * hidden_size]
+        found["weight_hh"] = _product_with_states_before(call, output, of_hidden)
+    if _projects_apart(call):
+        return found
     rows = pre.view(steps * batch, -1)
-    grad_x = grad_ih = grad_hh = None
     # A GRU's candidate has two parts: the recurrent one stands third, the input's fourth.
     gru = call.mode == "GRU"
     blocks = (2 * hidden_size, hidden_size) if gru else (rows.size(1),)
@@ -445,26 +577,45 @@ def _large_products(
         grad_x = torch.mm(*first)
         for part, weight in others:
             grad_x.addmm_(part, weight)
-        grad_x = grad_x.view(call.x.shape)
+        found["x"] = grad_x.view(call.x.shape)
     if need_weights:
         x = call.x.reshape(steps * batch, -1)
-        grad_ih = torch.empty_like(call.weight_ih)
+        found["weight_ih"] = grad_ih = torch.empty_like(call.weight_ih)
         for part, to in zip(of_input, grad_ih.split(blocks), strict=True):
             torch.mm(part.t(), x, out=to)
-        of_hidden = pre[..., : 3 * hidden_size] if gru else pre
-        grad_hh = _product_with_states_before(call, output, of_hidden)
-    return grad_x, grad_ih, grad_hh
+    return found
 
 
 def _product_with_states_before(call: Call, output: Tensor, pre: Tensor) -> Tensor:
     """The sum over all steps of pre (B, G * H) with the hidden state before the step (B, H)."""
-    steps, batch, hidden_size = sizes(call)
-    if call.reverse and call.lengths is not None:
-        # Sequences begin at their last step, each from its initial state.
-        before = torch.cat((output[1:], output.new_zeros(1, batch, hidden_size)))
-        first = (call.lengths - 1).clamp(min=0)
-        before[first, torch.arange(batch)] = call.hidden
+    steps, batch, _ = sizes(call)
+    mask = call.masks[0] if call.masks else None
+    if mask is not None or call.reset is not None or (call.reverse and call.lengths is not None):
+        before = _states_before(call, output, call.hidden)
+        if mask is not None:
+            before *= mask
         return torch.mm(pre.reshape(steps * batch, -1).t(), before.view(steps * batch, -1))
     later, earlier = (pre[:-1], output[1:]) if call.reverse else (pre[1:], output[:-1])
     grad = torch.mm(pre[-1 if call.reverse else 0].t(), call.hidden)
     return grad.addmm_(later.flatten(0, 1).t(), earlier.flatten(0, 1)) if steps > 1 else grad
+
+
+def _states_before(call: Call, states: Tensor, initial: Tensor) -> Tensor:
+    """(T, B, H) a state before each step, from that after it: a copy."""
+    if not call.reverse:
+        before = torch.cat((initial.unsqueeze(0), states[:-1]))
+    elif call.lengths is None:
+        before = torch.cat((states[1:], initial.unsqueeze(0)))
+    else:
+        # Sequences begin at their last step, each from its initial state.
+        before = torch.cat((states[1:], torch.zeros_like(states[:1])))
+        before[(call.lengths - 1).clamp(min=0), torch.arange(states.size(1))] = initial
+    return before if call.reset is None else before.masked_fill_(call.reset.unsqueeze(-1), 0)
+
+
+def _peephole_gradient(call: Call, cells: Tensor, pre: Tensor) -> Tensor:
+    """(3 * H,): the input and forget gates saw the cell state before the step, the output gate the one after it."""
+    assert call.cell is not None
+    seen = _states_before(call, cells, call.cell)
+    into, forget, _, out = pre.chunk(4, dim=-1)
+    return torch.cat([(grad * cell).sum((0, 1)) for grad, cell in ((into, seen), (forget, seen), (out, cells))])

@@ -1,13 +1,14 @@
 """Which backend computes a call, and why no better one does.
 
-Backends, best first: "cpu", the native kernels; "torch", torch's own fused layer, on a GPU and only as long as nothing
-is opened; "reference", which takes everything. One of them can be forced by `backend`, or by the environment variable
-UNROLLED_BACKEND.
+Backends, best first: "cpu", the native kernels; "torch", torch's own fused layer, on a GPU and under torch.jit, and only
+for what it has; "reference", which takes everything. One of them can be forced by `backend`, or by the environment
+variable UNROLLED_BACKEND.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unrolled.recurrence import cpu
-from unrolled.recurrence.cells import Weights
+from unrolled.recurrence.cells import CELLS, Weights
 
 BACKENDS = ("cpu", "torch", "reference")
 
@@ -31,11 +32,34 @@ class Call(NamedTuple):
         x: the input, of any layout.
         weights: of each layer and direction.
         opened: whether states or gates are recorded.
+        mode: of the cell, as in the table of cells.
+        beyond_torch: what of the call torch's layers do not have, as in "lengths", None if they have all of it.
     """
 
     x: Tensor
     weights: Sequence[Weights]
     opened: bool
+    mode: str = "LSTM"
+    beyond_torch: str | None = None
+
+
+class ReferenceWarning(UserWarning):
+    """A derivative that the kernels can't take was computed by the reference: right, and slower."""
+
+
+_noted: set[str] = set()
+
+
+def note(reason: str) -> None:
+    """Say once that the reference computes what the kernels would have, were it not for `reason`."""
+    if reason not in _noted:
+        _noted.add(reason)
+        warnings.warn(
+            f"unrolled: {reason}, so plain PyTorch computes it step by step, which is right and slower; "
+            "unrolled.explain(layer, x) tells what computes a call and why (said once)",
+            ReferenceWarning,
+            stacklevel=3,
+        )
 
 
 def _named(name: str, source: str) -> str:
@@ -85,28 +109,56 @@ def _cpu_refusal(call: Call) -> str | None:
     x = call.x
     if not x.is_cpu:
         return f"the input is on {x.device}, the kernels compute on the CPU"
-    if x.dtype is not torch.float32 or call.weights[0].ih.dtype is not torch.float32:
-        other = x.dtype if x.dtype is not torch.float32 else call.weights[0].ih.dtype
-        return f"the kernels compute float32, the call is {other}".replace("torch.", "")
+    for dtype in (x.dtype, call.weights[0].ih.dtype):
+        if dtype not in _FLOATS:
+            return f"the kernels compute float32, the call is {dtype}".replace("torch.", "")
+    if call.mode not in cpu.KERNELS:
+        return f"there is no kernel for the {CELLS[call.mode].name}"
     if call.weights[0].hr is not None:
         return "the layer projects its hidden state (proj_size)"
-    if torch._C._is_any_autocast_enabled():
-        return "autocast is on"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return "a transform of torch.func is at work (vmap, grad, jvp, ...)"
-    if torch.autograd.forward_ad._current_level >= 0:
-        return "derivatives are taken forward"
     if torch._C._get_tracing_state() is not None:
         return "the model is being traced by torch.jit"
     if x.layout is not torch.strided:
         return f"the input's layout is {x.layout}, not torch.strided"
-    return cpu.missing()
+    return _transform() or cpu.missing()
+
+
+# What the kernels take: halves are computed in float32.
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _transform() -> str | None:
+    """What asks for derivatives that the kernels do not have; None if nothing does."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a transform of torch.func is at work (vmap, grad, jvp, ...)"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "derivatives are taken forward"
+    return None
+
+
+def unhindered() -> bool:
+    """Whether nothing stands between a call of plain float32 tensors on the CPU and the kernels."""
+    return (
+        _transform() is None
+        and torch._C._get_tracing_state() is None
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._is_any_autocast_enabled()
+        and cpu.missing() is None
+        and forced() in (None, "cpu")
+    )
 
 
 def _torch_refusal(call: Call) -> str | None:
     if call.opened:
         return "states are opened, torch's layer does not show them"
+    if call.beyond_torch is not None:
+        return f"torch's layer has no {call.beyond_torch}"
     return None
+
+
+def _prefers_torch(call: Call) -> bool:
+    """Where torch's own layer is better than ours: on a GPU, and under torch.jit, which would keep a loop's every step."""
+    return (call.x.is_cuda or torch._C._get_tracing_state() is not None) and _torch_refusal(call) is None
 
 
 def choose(call: Call) -> str:
@@ -115,20 +167,29 @@ def choose(call: Call) -> str:
     Raises:
         ValueError: one is forced that can't.
     """
+    chosen = _chosen(call)
+    if chosen == "reference" and forced() is None:
+        transform = _transform()
+        if transform is not None and _cpu_refusal(call) == transform:
+            note(transform)
+    return chosen
+
+
+def _chosen(call: Call) -> str:
     name = forced()
     if name is not None:
         reason = refusal(name, call)
         if reason is not None:
             raise ValueError(f"backend {name!r} was asked for, but can't take this call: {reason}")
         return name
-    if call.x.is_cuda and not call.opened:
+    if _prefers_torch(call):
         return "torch"
     return "cpu" if _cpu_refusal(call) is None else "reference"
 
 
 def reasons(call: Call) -> list[tuple[str, str, bool]]:
     """For each backend, best first: its name, what is to be said of it for this call, and whether it is chosen."""
-    chosen, name = choose(call), forced()
+    chosen, name = _chosen(call), forced()
     lines = []
     for backend_name in BACKENDS:
         reason = refusal(backend_name, call)

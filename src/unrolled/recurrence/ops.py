@@ -1,14 +1,14 @@
-"""The native kernels as torch operators: `unrolled::recurrence` and its backward, for autograd and for graphs.
+"""The recurrence as torch operators: `unrolled::recurrence` and its backward, for autograd and for graphs.
 
-`unroll` is what layers call. It goes straight to the kernels; while a graph is captured, the operator stands in it. A
-backward that is to be differentiated itself, or is asked for under a transform of torch.func, is computed by the
-reference.
+`unroll` is what layers call. It goes straight to the kernels; while a graph is captured, the operator stands in it, which
+computes by the kernels what they take and by the reference the rest. A backward that is to be differentiated itself, or is
+asked for under a transform of torch.func, is computed by the reference.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,29 +17,68 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from unrolled.recurrence import cpu, reference
-from unrolled.recurrence.cells import CELLS, Cell, States, Weights
+from unrolled.recurrence import cpu, dispatch, reference
+from unrolled.recurrence.cells import CELLS, NO_MASKS, Cell, Masks, States, Weights
 from unrolled.recurrence.result import Steps, Unrolled
 
 _ARGUMENTS = (
     "Tensor x, Tensor hidden, Tensor? cell, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, "
     "Tensor? lengths, str mode, bool reverse"
 )
+_EXTRAS = Weights._fields[4:]
+_REST = ", ".join(f"Tensor? {name}=None" for name in ("reset", *_EXTRAS, *(f"{name}_mask" for name in Masks._fields)))
 _library = Library("unrolled", "DEF")
 _library.define(
-    f"recurrence({_ARGUMENTS}, bool keep) "
+    f"recurrence({_ARGUMENTS}, bool keep, {_REST}) "
     "-> (Tensor output, Tensor final_hidden, Tensor final_cell, Tensor cells, Tensor gates)"
 )
 _library.define(
     f"recurrence_backward({_ARGUMENTS}, Tensor output, Tensor cells, Tensor gates, Tensor? grad_output, "
     "Tensor? grad_final_hidden, Tensor? grad_final_cell, Tensor? grad_cells, Tensor? grad_gates, bool need_x, "
-    "bool need_weights) -> (Tensor x, Tensor hidden, Tensor cell, Tensor weight_ih, Tensor weight_hh, Tensor bias_ih, "
-    "Tensor bias_hh)"
+    f"bool need_weights, {_REST}) -> Tensor[]"
 )
 
+# What of a call can be differentiated for comes first: x, states and weights.
+_LEADING = 7
 
-def _fitting(call: cpu.Call) -> cpu.Call:
-    reason, lengths = cpu.misfit(call), call.lengths
+
+def _call(arguments: Sequence[Any], rest: Sequence[Any]) -> cpu.Call:
+    """A call from the operator's arguments; trailing ones that are None may be missing."""
+    reset, *others = rest or (None,)
+    others += [None] * (len(_EXTRAS) + len(Masks._fields) - len(others))
+    extras, masks = tuple(others[: len(_EXTRAS)]), tuple(others[len(_EXTRAS) :])
+    return cpu.Call(*arguments[:10], reset=reset, extras=_some(extras), masks=_some(masks))
+
+
+def _some(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Nothing where there is none."""
+    return () if all(tensor is None for tensor in tensors) else tensors
+
+
+def _rest(call: cpu.Call) -> tuple[Tensor | None, ...]:
+    """The operator's last arguments."""
+    return (call.reset, *(call.extras or (None,) * len(_EXTRAS)), *call.masks)
+
+
+def _differentiable(call: cpu.Call) -> tuple[Tensor | None, ...]:
+    return (*call[:_LEADING], *call.extras)
+
+
+def _by_kernels(call: cpu.Call) -> bool:
+    """Whether the operator computes a call by the kernels; else by the reference."""
+    projects = bool(call.extras) and call.extras[0] is not None
+    return (
+        call.x.dtype is torch.float32
+        and call.x.is_cpu
+        and (call.mode in cpu.KERNELS or call.mode not in CELLS)
+        and not projects
+        and cpu.missing() is None
+        and dispatch.forced() != "reference"
+    )
+
+
+def _fitting(call: cpu.Call, *, by_kernels: bool) -> cpu.Call:
+    reason, lengths = cpu.misfit(call) if by_kernels else None, call.lengths
     if reason is None and lengths is not None and not ((lengths >= 0) & (lengths <= call.x.size(0))).all():
         reason = f"lengths must be from 0 to the {call.x.size(0)} steps of x, given {lengths.tolist()}"
     if reason is not None:
@@ -47,47 +86,104 @@ def _fitting(call: cpu.Call) -> cpu.Call:
     return call
 
 
+def _stored(mode: str) -> int:
+    """How many blocks of gates are kept."""
+    return cpu.KERNELS[mode].stored if mode in cpu.KERNELS else len(CELLS[mode].gates)
+
+
+def _width(call: cpu.Call) -> int:
+    """H; the hidden state may be projected to another size."""
+    return call.weight_hh.size(0) // CELLS[call.mode].blocks
+
+
 def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
-    return cpu.forward(_fitting(cpu.Call(*arguments[:10])), arguments[10])
+    call, keep = _call(arguments, arguments[11:]), arguments[10]
+    by_kernels = _by_kernels(call)
+    _fitting(call, by_kernels=by_kernels)
+    if by_kernels:
+        return cpu.forward(call, keep)
+    with torch.no_grad():
+        return _reference_forward(call, keep)
+
+
+def _unrolled(call: cpu.Call, tensors: Sequence[Any], **options: Any) -> Unrolled:
+    """The call by the reference, with other tensors in the place of `_differentiable(call)`."""
+    return reference.unroll(
+        CELLS[call.mode],
+        tensors[0],
+        tuple(state for state in tensors[1:3] if state is not None),
+        Weights(*tensors[3:]),
+        reverse=call.reverse,
+        lengths=call.lengths,
+        reset=call.reset,
+        masks=Masks(*call.masks),
+        **options,
+    )
+
+
+def _reference_forward(call: cpu.Call, keep: bool) -> tuple[Tensor, ...]:
+    cell = CELLS[call.mode]
+    result = _unrolled(call, _differentiable(call), keep=cell.names if keep else ())
+    nothing = call.x.new_empty(0)
+    cells = result.steps["cell"].values if keep and "cell" in cell.states else nothing
+    gates = nothing
+    if keep and cell.gates:
+        blocks = [result.steps[gate].values for gate in cell.gates]
+        blocks += [torch.zeros_like(blocks[0])] * (_stored(call.mode) - len(blocks))
+        gates = torch.cat(blocks, dim=-1)
+    final_cell = result.final[1].clone() if len(result.final) > 1 else nothing
+    return result.output, result.final[0].clone(), final_cell, cells, gates
 
 
 def _forward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
-    call, keep = cpu.Call(*arguments[:10]), arguments[10]
-    steps, batch, hidden_size = cpu.sizes(call)
-    empty, stored = call.x.new_empty, cpu.KERNELS[call.mode].stored
+    call, keep = _call(arguments, arguments[11:]), arguments[10]
+    (steps, batch, _), hidden_size = call.x.shape, call.hidden.size(1)
+    empty, stored, width = call.x.new_empty, _stored(call.mode), _width(call)
     return (
         empty((steps, batch, hidden_size)),
         empty((batch, hidden_size)),
-        empty((batch, hidden_size) if call.cell is not None else (0,)),
-        empty((steps, batch, hidden_size) if call.cell is not None and keep else (0,)),
-        empty((steps, batch, stored * hidden_size) if stored and keep else (0,)),
+        empty((batch, width) if call.cell is not None else (0,)),
+        empty((steps, batch, width) if call.cell is not None and keep else (0,)),
+        empty((steps, batch, stored * width) if stored and keep else (0,)),
     )
 
 
-def _backward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
+def _backward_kernel(*arguments: Any) -> list[Tensor]:
     call, kept, grads, (need_x, need_weights) = (
-        _fitting(cpu.Call(*arguments[:10])),
+        _call(arguments, arguments[20:]),
         arguments[10:13],
         arguments[13:18],
-        arguments[18:],
+        arguments[18:20],
     )
-    found = cpu.backward(call, kept, grads, need_x=need_x, need_weights=need_weights, need_totals=False)
-    return tuple(call.x.new_empty(0) if gradient is None else gradient for gradient in found[:7])
+    by_kernels = _by_kernels(call)
+    _fitting(call, by_kernels=by_kernels)
+    found: Sequence[Tensor | None]
+    if by_kernels:
+        gradients = cpu.backward(call, kept, grads, need_x=need_x, need_weights=need_weights, need_totals=False)
+        found = (*gradients[:_LEADING], *gradients.extras(call))
+    else:
+        with torch.no_grad():
+            needs = (need_x, True, True) + (need_weights,) * (4 + len(call.extras))
+            found = _by_reference(call, grads, needs, None)
+    # No two results may share memory.
+    return [
+        call.x.new_empty(0) if gradient is None else gradient if by_kernels else gradient.clone() for gradient in found
+    ]
 
 
-def _backward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
-    call, need_x, need_weights = cpu.Call(*arguments[:10]), arguments[18], arguments[19]
+def _backward_shapes(*arguments: Any) -> list[Tensor]:
+    call, need_x, need_weights = _call(arguments, arguments[20:]), arguments[18], arguments[19]
     empty = call.x.new_empty
 
     def like(tensor: Tensor | None, wanted: bool = True) -> Tensor:
         return empty(tensor.shape if tensor is not None and wanted else (0,))
 
-    return (
+    return [
         like(call.x, need_x),
         like(call.hidden),
         like(call.cell),
-        *(like(weight, need_weights) for weight in call[3:7]),
-    )
+        *(like(weight, need_weights) for weight in (*call[3:_LEADING], *call.extras)),
+    ]
 
 
 class Taps:
@@ -128,45 +224,74 @@ class Taps:
 
 
 class _Recurrence(torch.autograd.Function):
-    """The operator with its gradient. Where `open_`, cells and gates are outputs, and the taps' tensor is an input."""
+    """The operator with its gradient. Where `open_`, cells and gates are outputs, and the taps' tensor is an input.
+
+    After the first three, `inputs` are how many extras there are, the taps' tensor, what can be differentiated for, and
+    the rest of the call.
+    """
 
     @staticmethod
     def forward(ctx: Any, direct: bool, open_: bool, taps: Taps | None, *inputs: Any) -> tuple[Tensor, ...]:
-        arguments = inputs[:10]
+        call = _from_inputs(inputs)
         if direct:
-            result: tuple[Tensor, ...] = cpu.forward(cpu.Call(*arguments), keep=True)
+            result: tuple[Tensor, ...] = cpu.forward(call, keep=True)
         else:
             with torch._C._AutoDispatchBelowAutograd():
-                result = torch.ops.unrolled.recurrence(*arguments, True)
+                result = torch.ops.unrolled.recurrence(*call[:10], True, *_rest(call))
         output, final_hidden, final_cell, cells, gates = result
-        ctx.save_for_backward(*arguments[:8], output, cells, gates)
-        ctx.mode, ctx.reverse, ctx.direct, ctx.taps = arguments[8], arguments[9], direct, taps
+        others = (call.lengths, call.reset, *call.masks)
+        ctx.save_for_backward(*_differentiable(call), *others, output, cells, gates)
+        ctx.mode, ctx.reverse, ctx.direct, ctx.taps = call.mode, call.reverse, direct, taps
+        ctx.extras, ctx.masks = len(call.extras), len(call.masks)
         ctx.set_materialize_grads(False)
         if open_:
             ctx.mark_non_differentiable(*(tensor for tensor in (final_cell, cells, gates) if tensor.dim() == 1))
             return tuple(result)
-        return (output, final_hidden) if arguments[2] is None else (output, final_hidden, final_cell)
+        return (output, final_hidden) if call.cell is None else (output, final_hidden, final_cell)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        saved, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
-        call, kept = cpu.Call(*(*saved[:8], ctx.mode, ctx.reverse)), saved[8:]
+        count = _LEADING + ctx.extras
+        saved, needs = ctx.saved_tensors, ctx.needs_input_grad[_BEFORE : _BEFORE + count]
+        lengths, reset, *masks = saved[count : count + 2 + ctx.masks]
+        call = cpu.Call(
+            *(*saved[:_LEADING], lengths, ctx.mode, ctx.reverse, reset, saved[_LEADING:count]), masks=tuple(masks)
+        )
+        kept = saved[count + 2 + ctx.masks :]
         grads = grads + (None,) * (5 - len(grads))
         totals = ctx.taps is not None and ctx.taps.wanted
+        total: Tensor | None = None
+        gradients: Sequence[Tensor | None]
         if torch.is_grad_enabled() or any(map(_wrapped, grads)) or (totals and not ctx.direct):
-            gradients = _by_reference(call, grads, needs, ctx.taps)
+            dispatch.note("a derivative is taken through a backward (create_graph, vmap, ...)")
+            *gradients, total = (*_by_reference(call, grads, needs, ctx.taps), None)[: count + 1]
         else:
-            need_x, need_weights = needs[0], any(needs[3:7])
+            need_x, need_weights = needs[0], any(needs[3:])
             if ctx.direct:
-                found: tuple[Tensor | None, ...] = cpu.backward(
-                    call, kept, grads, need_x=need_x, need_weights=need_weights, need_totals=totals
-                )
+                found = cpu.backward(call, kept, grads, need_x=need_x, need_weights=need_weights, need_totals=totals)
+                gradients, total = (*found[:_LEADING], *found.extras(call)), found.totals
             else:
-                found = torch.ops.unrolled.recurrence_backward(*call, *kept, *grads, need_x, need_weights)
-            gradients = tuple(gradient if need else None for gradient, need in zip(found[:7], needs, strict=False))
-            if totals:
-                gradients += (None, None, None, found[7])
-        return None, None, None, *gradients, *(None,) * (len(needs) - len(gradients))
+                gradients = torch.ops.unrolled.recurrence_backward(
+                    *call[:10], *kept, *grads, need_x, need_weights, *_rest(call)
+                )
+            gradients = tuple(gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
+        after = (None,) * (len(ctx.needs_input_grad) - _BEFORE - count)
+        return (None,) * (_BEFORE - 1) + (total if totals else None, *gradients, *after)
+
+
+_BEFORE = 5  # arguments of `_Recurrence` before those that can be differentiated for
+
+
+def _as_inputs(call: cpu.Call, tap: Tensor | None) -> tuple[Any, ...]:
+    return len(call.extras), tap, *_differentiable(call), *call[_LEADING:10], call.reset, *call.masks
+
+
+def _from_inputs(inputs: Sequence[Any]) -> cpu.Call:
+    first = 2 + _LEADING + inputs[0]
+    extras = tuple(inputs[2 + _LEADING : first])
+    return cpu.Call(
+        *inputs[2 : 2 + _LEADING], *inputs[first : first + 4], extras=extras, masks=tuple(inputs[first + 4 :])
+    )
 
 
 def _wrapped(tensor: Tensor | None) -> bool:
@@ -180,47 +305,41 @@ def _wrapped(tensor: Tensor | None) -> bool:
 
 
 def _by_reference(
-    call: cpu.Call, grads: tuple[Tensor | None, ...], needs: tuple[bool, ...], taps: Taps | None
+    call: cpu.Call, grads: Sequence[Tensor | None], needs: Sequence[bool], taps: Taps | None
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of the call's tensors and of the taps, by the reference: they can be differentiated.
+    """The gradients of what can be differentiated for, and of the taps, by the reference: they can be differentiated.
 
     The taps' zeros are added even where their gradient is not asked for now: it may be asked of the result.
     """
-    cell, inputs, again = CELLS[call.mode], call[:7], torch.is_grad_enabled()
+    cell, again = CELLS[call.mode], torch.is_grad_enabled()
     with torch.enable_grad():
         # New nodes, so that no gradient takes a way from one input to another outside of this call.
-        x, hidden, state, *weights = new = [
-            tensor.view_as(tensor) if tensor is not None and need else tensor
-            for tensor, need in zip(inputs, needs[:7], strict=True)
+        new = [
+            (tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_())
+            if tensor is not None and need
+            else tensor
+            for tensor, need in zip(_differentiable(call), needs, strict=True)
         ]
-        assert x is not None
-        assert hidden is not None
         added = taps.by_name(call) if taps else {}
-        result = reference.unroll(
-            cell,
-            x,
-            (hidden,) if state is None else (hidden, state),
-            Weights(*weights),  # type: ignore[arg-type]
-            reverse=call.reverse,
-            lengths=call.lengths,
-            keep=cell.names,
-            edit=(lambda t, name, value: value + added[name][t]) if taps else None,
+        result = _unrolled(
+            call, new, keep=cell.names, edit=(lambda t, name, value: value + added[name][t]) if taps else None
         )
         final_cell = result.final[1] if len(result.final) > 1 else None
         cells = result.steps["cell"].values if final_cell is not None else None
         outputs = [result.output, result.final[0], final_cell, cells]
         pairs = list(zip(outputs, grads[:4], strict=True))
         if grads[4] is not None:
+            width = _width(call)
             # The operator's fourth block of a GRU is no gate. No layer shows it, and the reference does not have it.
-            if not _wrapped(grads[4]) and grads[4][..., len(cell.gates) * hidden.size(1) :].any():
+            if not _wrapped(grads[4]) and grads[4][..., len(cell.gates) * width :].any():
                 raise NotImplementedError(
                     "unrolled::recurrence: no second derivative by the fourth block of a GRU's gates"
                 )
             for gate in cell.gates:
-                pairs.append((result.steps[gate].values, grads[4][..., cell.rows(gate, hidden.size(1))]))
+                pairs.append((result.steps[gate].values, grads[4][..., cell.rows(gate, width)]))
         # Without weights or inputs that want gradients, some outputs may depend on nothing that does.
         used = [(one, grad) for one, grad in pairs if one is not None and grad is not None and one.requires_grad]
-        wanted = [tensor for tensor, need in zip(new, needs[:7], strict=True) if tensor is not None and need]
+        wanted = [tensor for tensor, need in zip(new, needs, strict=True) if tensor is not None and need]
         if taps and taps.wanted:
             wanted.append(taps.tensor)
         found: Iterator[Tensor | None] = iter(
@@ -234,25 +353,33 @@ def _by_reference(
             if used
             else [None] * len(wanted)
         )
-    gradients = (*(next(found) if need else None for need in needs[:7]), None, None, None)
+    gradients = tuple(
+        next(found) if tensor is not None and need else None for tensor, need in zip(new, needs, strict=True)
+    )
     return (*gradients, next(found)) if taps and taps.wanted else gradients
 
 
-def _apply(*inputs: Any) -> tuple[Tensor, ...]:
-    result: tuple[Tensor, ...] = _Recurrence.apply(*inputs)  # type: ignore[no-untyped-call]
+def _apply(direct: bool, open_: bool, taps: Taps | None, call: cpu.Call) -> tuple[Tensor, ...]:
+    inputs = _as_inputs(call, taps.tensor if taps else None)
+    result: tuple[Tensor, ...] = _Recurrence.apply(direct, open_, taps, *inputs)  # type: ignore[no-untyped-call]
     return result
 
 
 def _autograd(*arguments: Any) -> tuple[Tensor, ...]:
-    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments):
-        return _apply(False, True, None, *arguments[:10])
+    call = _call(arguments, arguments[11:])
+    if torch.is_grad_enabled() and _wants_gradient(call):
+        return _apply(False, True, None, call)
     with torch._C._AutoDispatchBelowAutograd():
         return tuple(torch.ops.unrolled.recurrence(*arguments))
 
 
-_library.impl("recurrence", _forward_kernel, "CPU")
+def _wants_gradient(call: cpu.Call) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in _differentiable(call))
+
+
+_library.impl("recurrence", _forward_kernel, "CompositeExplicitAutograd")
 _library.impl("recurrence", _autograd, "Autograd")
-_library.impl("recurrence_backward", _backward_kernel, "CPU")
+_library.impl("recurrence_backward", _backward_kernel, "CompositeExplicitAutograd")
 torch.library.register_fake("unrolled::recurrence", _forward_shapes, lib=_library)
 torch.library.register_fake("unrolled::recurrence_backward", _backward_shapes, lib=_library)
 
@@ -267,8 +394,10 @@ def unroll(
     weights: Weights,
     *,
     reverse: bool,
-    lengths: Tensor | None,
-    keep: Collection[str],
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    masks: Masks = NO_MASKS,
+    keep: Collection[str] = (),
 ) -> Unrolled:
     """Take a layer over a sequence by the kernels: as `reference.unroll`, with the cell's torch mode beside it."""
     call = cpu.Call(
@@ -279,29 +408,37 @@ def unroll(
         lengths=lengths,
         mode=mode,
         reverse=reverse,
+        reset=reset,
+        extras=_some(weights[4:]),
+        masks=() if masks is NO_MASKS else masks,
     )
+    result: tuple[Tensor, ...]
+    if torch.compiler.is_compiling():
+        result = torch.ops.unrolled.recurrence(*call[:10], False, *_rest(call))
+        return Unrolled(result[0], result[1 : 1 + len(initial)], {})
     # While a graph is captured, and for tensors of other classes, the operator has to be seen.
-    direct = (
-        not torch.compiler.is_compiling()
-        and not torch._C._len_torch_dispatch_stack()
-        and all(tensor is None or type(tensor) in _PLAIN for tensor in call[:7])
+    direct = not torch._C._len_torch_dispatch_stack() and all(
+        tensor is None or type(tensor) in _PLAIN for tensor in _differentiable(call)
     )
     if direct and cpu.misfit(call) is not None:
         # Weights that were replaced by others: what can be done with them, or the error, is the reference's.
-        return reference.unroll(cell, x, initial, weights, reverse=reverse, lengths=lengths, keep=keep)
+        return reference.unroll(
+            cell, x, initial, weights, reverse=reverse, lengths=lengths, reset=reset, masks=masks, keep=keep
+        )
     taps = None
-    result: tuple[Tensor, ...]
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in call[:7]):
+    if torch.is_grad_enabled() and _wants_gradient(call):
         if keep:
             taps = Taps(call)
-            result = _apply(direct, True, taps, *call, taps.tensor)
+            result = _apply(direct, True, taps, call)
         elif direct:
-            result = _apply(True, False, None, *call)
+            result = _apply(True, False, None, call)
         else:
-            result = torch.ops.unrolled.recurrence(*call, True)
+            result = torch.ops.unrolled.recurrence(*call[:10], True, *_rest(call))
     else:
         store = any(name != "hidden" for name in keep)
-        result = cpu.forward(call, keep=store) if direct else torch.ops.unrolled.recurrence(*call, store)
+        result = (
+            cpu.forward(call, keep=store) if direct else torch.ops.unrolled.recurrence(*call[:10], store, *_rest(call))
+        )
     final = result[1:3] if len(initial) > 1 else result[1:2]
     steps = _steps(cell, call.hidden.size(1), keep, result[0], result[3], result[4], taps) if keep else {}
     return Unrolled(result[0], tuple(final), steps)

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unrolled.recurrence.cells import Cell, States, Weights, separate, unedited
+from unrolled.recurrence.cells import NO_MASKS, Cell, Masks, States, Weights, separate, unedited
 from unrolled.recurrence.result import Steps, Unrolled
 
 
@@ -23,6 +23,8 @@ def unroll(
     *,
     reverse: bool = False,
     lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    masks: Masks = NO_MASKS,
     keep: Collection[str] = (),
     edit: Callable[[int, str, Tensor], Tensor] | None = None,
 ) -> Unrolled:
@@ -35,6 +37,8 @@ def unroll(
         weights: the layer's parameters.
         reverse: go from the last step to the first.
         lengths: (B,) number of steps of each sequence; all T if omitted. A state does not change at steps beyond it.
+        reset: (T, B) bool; where it is True, the states are zero before the step is taken.
+        masks: the cell's random factors, each (T, B, H).
         keep: names of states and gates to keep.
         edit: step, name and value of each state and gate as it is computed -> what the step goes on with.
     """
@@ -52,11 +56,14 @@ def unroll(
         return value
 
     for t in reversed(range(len(gates_x))) if reverse else range(len(gates_x)):
-        new, _ = cell.step(gates_x[t], states, weights, partial(shown, t) if keep or edit else unedited)
-        if lengths is None:
+        taken = None if lengths is None else (t < lengths).unsqueeze(1)  # (B, 1)
+        if reset is not None:
+            anew = reset[t].unsqueeze(1) if taken is None else reset[t].unsqueeze(1) & taken
+            states = tuple(state.masked_fill(anew, 0) for state in states)
+        new, _ = cell.step(gates_x[t], states, weights, partial(shown, t) if keep or edit else unedited, masks.at(t))
+        if taken is None:
             states, hidden = new, new[0]
         else:
-            taken = (t < lengths).unsqueeze(1)  # (B, 1)
             states = tuple(torch.where(taken, after, before) for after, before in zip(new, states, strict=True))
             hidden = new[0].masked_fill(~taken, 0)
         outputs.append(hidden)

@@ -1,0 +1,95 @@
+"""One step at a time, as in serving or acting: a short way to the kernels, for there the call costs more than the step."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from unrolled.observation import observed
+from unrolled.recurrence import cpu, dispatch
+from unrolled.structure import parameter_names
+
+_PLAIN = ("RNN_TANH", "RNN_RELU", "GRU", "LSTM")
+_LAYER_NUMBERS = ctypes.sizeof(cpu._LayerCall) // 8
+# As `cpu._ForwardCall`: what the layer has no use for here stays zero.
+_UP_TO_OUTPUT = len(cpu._LayerCall._fields_[: [name for name, _ in cpu._LayerCall._fields_].index("cells")])
+_CALL = struct.Struct(f"{_UP_TO_OUTPUT}q{8 * (_LAYER_NUMBERS - _UP_TO_OUTPUT)}x2q")
+
+
+def step(module: Any, x: Any, hx: Any) -> Any:
+    """The result of a call that takes one step of a plain layer, without gradients; None if the call is another one.
+
+    Args:
+        module: a layer of unrolled.
+        x: (1, B, I), or (B, 1, I) with batch_first.
+        hx: its states, each (1, B, H).
+
+    Whatever is not as it mostly is goes the long way, which says what is wrong where something is.
+    """
+    mode = module.mode
+    if type(x) is not Tensor or x.dim() != 3 or module.num_layers != 1 or module.bidirectional or mode not in _PLAIN:
+        return None
+    steps, batch, inputs = x.shape
+    if module.batch_first:
+        steps, batch = batch, steps
+    width = module.hidden_size
+    if steps != 1 or inputs != module.input_size or batch == 0 or module.proj_size:
+        return None
+    if mode == "LSTM":
+        if type(hx) is not tuple or len(hx) != 2:
+            return None
+        hidden, cell = hx
+    else:
+        hidden, cell = hx, None
+    parameters = module._parameters
+    ih, hh, bias_ih, bias_hh, *_ = parameter_names(mode, "l0")
+    weight_ih, weight_hh = parameters.get(ih), parameters.get(hh)
+    rows = cpu.KERNELS[mode].rows * width
+    tensors = [x, hidden, weight_ih, weight_hh]
+    if module.bias:
+        first, second = parameters.get(bias_ih), parameters.get(bias_hh)
+        if type(first) is not Parameter or type(second) is not Parameter or first.shape != (rows,) != second.shape:
+            return None
+        tensors += (first, second)
+    if cell is not None:
+        tensors.append(cell)
+    state = (1, batch, width)
+    if (
+        type(hidden) is not Tensor
+        or hidden.shape != state
+        or (cell is not None and (type(cell) is not Tensor or cell.shape != state))
+        or type(weight_ih) is not Parameter
+        or type(weight_hh) is not Parameter
+        or weight_ih.shape != (rows, inputs)
+        or weight_hh.shape != (rows, width)
+    ):
+        return None
+    addresses = []
+    for tensor in tensors:
+        if (
+            tensor.dtype is not torch.float32
+            or not tensor.is_cpu
+            or not tensor.is_contiguous()
+            or tensor.is_neg()
+            or tensor._is_zerotensor()
+        ):
+            return None
+        addresses.append(tensor.data_ptr())
+    if not dispatch.unhindered() or observed():
+        return None
+    output, final_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
+    final_cell = None if cell is None else torch.empty_like(cell)
+    layer = (cpu.KERNELS[mode].number, 1, batch, inputs, width, 0, torch.get_num_threads(), 0, 0)
+    x_at, hidden_at, ih_at, hh_at, *rest = addresses
+    cell_at = rest.pop() if cell is not None else 0
+    biases_at = rest or (0, 0)
+    places = (x_at, 0, inputs, ih_at, hh_at, *biases_at, hidden_at, cell_at, output.data_ptr())
+    ends = (final_hidden.data_ptr(), 0 if final_cell is None else final_cell.data_ptr())
+    cpu.kernels().forward_packed(_CALL.pack(*layer, *places, *ends))
+    output = output.view(batch, 1, width) if module.batch_first else output
+    return output, final_hidden if final_cell is None else (final_hidden, final_cell)
