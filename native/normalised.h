@@ -74,45 +74,58 @@ struct NormalisedLstm {
         const Moments recurrent = moments(vectors, H, GATES, [&](int64_t v, int64_t g) {
             return load(row.recurrent + (v * GATES + g) * LANES);
         });
-        for (int64_t v = 0; v < vectors; ++v) {
-            const int64_t unit = v * LANES, count = H - unit < LANES ? H - unit : LANES;
-            float* products = row.recurrent + unit * GATES;
-            vec sums[GATES], logistic[3], candidate[1];
-            for (int g = 0; g < GATES; ++g) {
-                const vec product = load(products + g * LANES);
-                const int64_t of_gate = g * H + unit;
-                sums[g] = load_first(row.input + of_gate, count) + optional(row.bias, of_gate, count) +
-                          (product - recurrent.mean) * recurrent.scale * load_first(variation.norm_hh + of_gate, count);
-                if (s.gates) store_away(s.gates + row.at.gates + (GATES + g) * H + unit, product, count, s.away);
+        auto lanes = [&](int64_t unit) { return H - unit < LANES ? H - unit : LANES; };
+        in_groups<SIDE_BY_SIDE>(0, vectors, [&]<int N>(int64_t first) {
+            vec sums[N][GATES], logistic[3 * N], candidate[N], cell[N];
+            UNROLLED_EACH for (int g = 0; g < GATES; ++g) {
+                const int64_t unit = (first + n) * LANES, of_gate = g * H + unit;
+                const vec product = load(row.recurrent + unit * GATES + g * LANES);
+                sums[n][g] = load_first(row.input + of_gate, lanes(unit)) + optional(row.bias, of_gate, lanes(unit)) +
+                             (product - recurrent.mean) * recurrent.scale *
+                                 load_first(variation.norm_hh + of_gate, lanes(unit));
+                if (s.gates) store_away(s.gates + row.at.gates + GATES * H + of_gate, product, lanes(unit), s.away);
             }
-            logistic[0] = sums[0], logistic[1] = sums[1], logistic[2] = sums[3], candidate[0] = sums[2];
+            UNROLLED_EACH {
+                logistic[3 * n] = sums[n][0], logistic[3 * n + 1] = sums[n][1], logistic[3 * n + 2] = sums[n][3];
+                candidate[n] = sums[n][2];
+            }
             sigmoid(logistic);
             tanh(candidate);
-            float* state = s.cell + row.at.state + unit;
-            const vec cell = logistic[1] * load(state) + logistic[0] * candidate[0];
-            store(state, cell);
-            store(products, logistic[2]);  // the product has been used
-            if (s.gates) {
-                float* gates = s.gates + row.at.gates + unit;
-                store_away(gates, logistic[0], count, s.away);
-                store_away(gates + H, logistic[1], count, s.away);
-                store_away(gates + 2 * H, candidate[0], count, s.away);
-                store_away(gates + 3 * H, logistic[2], count, s.away);
-                store_away(s.cells + row.at.row + unit, cell, count, s.away);
+            UNROLLED_EACH {
+                const int64_t unit = (first + n) * LANES;
+                float* state = s.cell + row.at.state + unit;
+                cell[n] = logistic[3 * n + 1] * load(state) + logistic[3 * n] * candidate[n];
+                store(state, cell[n]);
+                store(row.recurrent + unit * GATES, logistic[3 * n + 2]);  // the product has been used
             }
-        }
+            if (s.gates) UNROLLED_EACH {
+                const int64_t unit = (first + n) * LANES;
+                float* gates = s.gates + row.at.gates + unit;
+                store_away(gates, logistic[3 * n], lanes(unit), s.away);
+                store_away(gates + H, logistic[3 * n + 1], lanes(unit), s.away);
+                store_away(gates + 2 * H, candidate[n], lanes(unit), s.away);
+                store_away(gates + 3 * H, logistic[3 * n + 2], lanes(unit), s.away);
+                store_away(s.cells + row.at.row + unit, cell[n], lanes(unit), s.away);
+            }
+        });
         const Moments cell =
             moments(vectors, H, 1, [&](int64_t v, int64_t) { return load(s.cell + row.at.state + v * LANES); });
-        for (int64_t v = 0; v < vectors; ++v) {
-            const int64_t unit = v * LANES, count = H - unit < LANES ? H - unit : LANES;
-            vec squashed[1] = {(load(s.cell + row.at.state + unit) - cell.mean) * cell.scale *
-                                   load_first(variation.norm_cell + unit, count) +
-                               optional(variation.norm_bias, unit, count)};
+        in_groups<2 * SIDE_BY_SIDE>(0, vectors, [&]<int N>(int64_t first) {
+            vec squashed[N];
+            UNROLLED_EACH {
+                const int64_t unit = (first + n) * LANES;
+                squashed[n] = (load(s.cell + row.at.state + unit) - cell.mean) * cell.scale *
+                                  load_first(variation.norm_cell + unit, lanes(unit)) +
+                              optional(variation.norm_bias, unit, lanes(unit));
+            }
             tanh(squashed);
-            const vec hidden = load(row.recurrent + unit * GATES) * squashed[0];
-            store(s.after + row.at.state + unit, hidden);
-            store_first(s.output + row.at.row + unit, hidden, count);
-        }
+            UNROLLED_EACH {
+                const int64_t unit = (first + n) * LANES;
+                const vec hidden = load(row.recurrent + unit * GATES) * squashed[n];
+                store(s.after + row.at.state + unit, hidden);
+                store_first(s.output + row.at.row + unit, hidden, lanes(unit));
+            }
+        });
     }
 
     static UNROLLED_INLINE void add(float* sums, int sum, int64_t hidden_size, int64_t unit, vec value) {
@@ -138,24 +151,31 @@ struct NormalisedLstm {
 
         // Through the output gate and tanh to the normalised cell state; the gradient of that takes the hidden state's place.
         vec sum{}, along{};
-        for (int64_t v = 0; v < vectors; ++v) {
-            const int64_t unit = v * LANES, count = lanes(unit);
-            const vec normal = normalised_cell(unit), output = load_first(gates + 3 * H + unit, count);
-            const vec gains = load_first(variation.norm_cell + unit, count), grad = load(row.grad_hidden + unit);
-            vec squashed[1] = {normal * gains + optional(variation.norm_bias, unit, count)};
+        in_groups<2 * SIDE_BY_SIDE>(0, vectors, [&]<int N>(int64_t first) {
+            vec normal[N], gains[N], squashed[N];
+            UNROLLED_EACH {
+                const int64_t unit = (first + n) * LANES;
+                normal[n] = normalised_cell(unit);
+                gains[n] = load_first(variation.norm_cell + unit, lanes(unit));
+                squashed[n] = normal[n] * gains[n] + optional(variation.norm_bias, unit, lanes(unit));
+            }
             tanh(squashed);
-            vec grad_output = grad * squashed[0];
-            if (s.grad_gates) grad_output += load_first(s.grad_gates + row.at.gates + 3 * H + unit, count);
-            if (s.total_gates) store_first(s.total_gates + row.at.gates + 3 * H + unit, grad_output, count);
-            store_first(row.pre + (GATES + 3) * H + unit, grad_output * output * (1.0f - output), count);
-            const vec grad_shifted = first_lanes(grad * output * (1.0f - squashed[0] * squashed[0]), count);
-            add(row.sums, CELL_GAINS, H, unit, grad_shifted * normal);
-            add(row.sums, CELL_SHIFTS, H, unit, grad_shifted);
-            const vec grad_normal = grad_shifted * gains;
-            store(row.grad_hidden + unit, grad_normal);
-            sum += grad_normal;
-            along += grad_normal * normal;
-        }
+            UNROLLED_EACH {
+                const int64_t unit = (first + n) * LANES, count = lanes(unit), gate = 3 * H + unit;
+                const vec output = load_first(gates + gate, count), grad = load(row.grad_hidden + unit);
+                vec grad_output = grad * squashed[n];
+                if (s.grad_gates) grad_output += load_first(s.grad_gates + row.at.gates + gate, count);
+                if (s.total_gates) store_first(s.total_gates + row.at.gates + gate, grad_output, count);
+                store_first(row.pre + GATES * H + gate, grad_output * output * (1.0f - output), count);
+                const vec grad_shifted = first_lanes(grad * output * (1.0f - squashed[n] * squashed[n]), count);
+                add(row.sums, CELL_GAINS, H, unit, grad_shifted * normal[n]);
+                add(row.sums, CELL_SHIFTS, H, unit, grad_shifted);
+                const vec grad_normal = grad_shifted * gains[n];
+                store(row.grad_hidden + unit, grad_normal);
+                sum += grad_normal;
+                along += grad_normal * normal[n];
+            }
+        });
         const float mean_grad = total(sum) / static_cast<float>(H), mean_along = total(along) / static_cast<float>(H);
 
         // Through the normalisation to the cell state, and on to the gates and what was normalised in them.

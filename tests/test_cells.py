@@ -21,7 +21,8 @@ def random_weights(cell: Cell, *, seed: int = 0, projected: int | None = None) -
         return torch.randn(shape, dtype=torch.float64, generator=numbers)
 
     hr = draw(projected, H) if projected else None
-    return Weights(draw(rows, I), draw(rows, projected or H), draw(rows), draw(rows), hr)
+    own = {name: draw(blocks * H) for name, blocks in cell.parameters.items()}
+    return Weights(draw(rows, I), draw(rows, projected or H), draw(rows), draw(rows), hr, **own)
 
 
 def random_states(cell: Cell, *, projected: int | None = None) -> tuple[Tensor, ...]:

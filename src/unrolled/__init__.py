@@ -16,6 +16,12 @@ _HOMES = {
     "LSTM": "layers",
     "RNNCell": "layers",
     "GRUCell": "layers",
+    "CoupledLSTM": "variants",
+    "LayerNormLSTM": "variants",
+    "PeepholeLSTM": "variants",
+    "RecurrentDropoutLSTM": "variants",
+    "VariationalDropoutLSTM": "variants",
+    "ZoneoutLSTM": "variants",
     "LSTMCell": "layers",
     "convert": "conversion",
     "backend": "recurrence.dispatch",
@@ -33,11 +39,17 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "CoupledLSTM",
     "GRUCell",
     "LSTMCell",
+    "LayerNormLSTM",
+    "PeepholeLSTM",
     "RNNCell",
+    "RecurrentDropoutLSTM",
     "Study",
     "Trace",
+    "VariationalDropoutLSTM",
+    "ZoneoutLSTM",
     "__version__",
     "backend",
     "compare",
@@ -58,6 +70,14 @@ if TYPE_CHECKING:
     from unrolled.recurrence.dispatch import backend
     from unrolled.study import Study, compare
     from unrolled.trace import Trace, record
+    from unrolled.variants import (
+        CoupledLSTM,
+        LayerNormLSTM,
+        PeepholeLSTM,
+        RecurrentDropoutLSTM,
+        VariationalDropoutLSTM,
+        ZoneoutLSTM,
+    )
 
 
 def __getattr__(name: str) -> Any:

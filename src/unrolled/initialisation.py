@@ -45,9 +45,10 @@ def apply(module: Any, init: str, t_max: float | None, forget_bias: float | None
 
     Args:
         module: a layer of unrolled.
-        init: "torch" changes nothing; "orthogonal" makes the recurrent weights of each gate an orthogonal matrix (Saxe et
-            al. 2014); "chrono" draws how long each unit remembers from 1 to `t_max` steps: the bias of the gate that
-            keeps is log U(1, t_max - 1), that of the gate that writes its negative (Tallec & Ollivier 2018, equation 16).
+        init: "torch" changes nothing; "orthogonal" makes the recurrent weights of each gate an orthogonal matrix
+            (Saxe et al. 2014); "chrono" draws how long each unit remembers from 1 to `t_max` steps: the bias of the
+            gate that keeps is log U(1, t_max - 1), that of the gate that writes its negative (Tallec & Ollivier 2018,
+            equation 16).
         t_max: T_max of "chrono", in steps.
         forget_bias: the forget gate's bias (Jozefowicz et al. 2015): both of torch's biases together.
     """

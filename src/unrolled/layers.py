@@ -70,7 +70,8 @@ class _Precision(NamedTuple):
     def enter_weights(self, weights: Weights) -> Weights:
         if all(weight is None or weight.dtype is self.inside for weight in weights):
             return weights
-        return Weights(*(None if weight is None else weight.to(self.inside) for weight in weights))
+        inside: Any = [None if weight is None else weight.to(self.inside) for weight in weights]
+        return Weights(*inside)
 
     def leave(self, tensor: Tensor) -> Tensor:
         return tensor if tensor.dtype is self.outside else tensor.to(self.outside)
@@ -91,7 +92,7 @@ class _Initialised:
         forget_bias: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[misc]
+        super().__init__(*args, **kwargs)
         initialisation.check(self, init, t_max, forget_bias)
         self.init, self.t_max, self.forget_bias = init, t_max, forget_bias
         initialisation.apply(self, init, t_max, forget_bias)
@@ -127,8 +128,8 @@ class Layer(_Initialised):
             input: (T, B, I), (B, T, I) with batch_first, (T, I) for one sequence, or a PackedSequence.
             hx: initial states, each (L * D, B, ·) or (L * D, ·); zero if omitted.
             lengths: (B,) whole numbers from 0 to T, on any device, in any order: how many steps of each sequence there
-                are. Outputs after the end are zero, final states are those at the end. On a GPU nothing is copied to the
-                CPU.
+                are. Outputs after the end are zero, final states are those at the end. On a GPU nothing is copied to
+                the CPU.
             reset: bool, laid out like the input without its last dimension. True at step t: hidden and cell are zeroed
                 before step t is taken, and no gradient crosses.
 
@@ -302,7 +303,8 @@ def _run_layers(
 ) -> tuple[Tensor, States]:
     """All layers and directions over x: (T, B, I) -> output (T, B, D * P), final states each (L * D, B, ·).
 
-    `packed_order` says that the sequences were packed, and where each row of the user's batch stands, None if unchanged.
+    `packed_order` says that the sequences were packed, and where each row of the user's batch stands, None if
+    unchanged.
     """
     module, cell = run.module, cell_of(run.module)
     order = packed_order[0] if packed_order else None
@@ -426,8 +428,8 @@ class SingleStep:
 class RNN(Layer, nn.RNN):
     """torch.nn.RNN with every step in view; same arguments, parameters, outputs and errors.
 
-    Besides those it takes, by name only, `init` ("torch" or "orthogonal"): see `unrolled.initialisation`; its call takes
-    `lengths` and `reset`.
+    Besides those it takes, by name only, `init` ("torch" or "orthogonal"): see `unrolled.initialisation`; its call
+    takes `lengths` and `reset`.
     """
 
 
@@ -442,8 +444,8 @@ class GRU(Layer, nn.GRU):
 class LSTM(Layer, nn.LSTM):
     """torch.nn.LSTM with every step in view; same arguments, parameters, outputs and errors.
 
-    Besides those it takes, by name only, `init` ("torch", "orthogonal", or "chrono" with `t_max`) and `forget_bias`: see
-    `unrolled.initialisation`; its call takes `lengths` and `reset`.
+    Besides those it takes, by name only, `init` ("torch", "orthogonal", or "chrono" with `t_max`) and `forget_bias`:
+    see `unrolled.initialisation`; its call takes `lengths` and `reset`.
     """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         if cell not in LAYERS:
             raise ValueError(f"cell: unknown cell {cell!r}; expected one of {', '.join(LAYERS)}")
-        options = {"forget_bias": forget_bias} if cell == "lstm" else {}
+        options: dict[str, Any] = {"forget_bias": forget_bias} if cell == "lstm" else {}
         self.recurrent = LAYERS[cell](input_size, hidden_size, batch_first=True, **options)
         self.head = nn.Linear(hidden_size, output_size)
 

@@ -1,4 +1,4 @@
-"""One step at a time, as in serving or acting: a short way to the kernels, for there the call costs more than the step."""
+"""One step at a time, as in serving or acting: a short way to the kernels, for the call costs more than the step."""
 
 from __future__ import annotations
 

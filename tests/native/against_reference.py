@@ -46,8 +46,9 @@ class Case:
 
     def __str__(self) -> str:
         sizes = f"{self.mode}-T{self.steps}-B{self.batch}-I{self.inputs}-H{self.hidden}"
-        options = ("-reverse" * self.reverse, "-lengths" * (self.lengths is not None), "-no_bias" * (not self.bias), "-reset" * self.reset)
-        return sizes + "".join(options)
+        options = {"reverse": self.reverse, "lengths": self.lengths is not None, "no_bias": not self.bias}
+        options["reset"] = self.reset
+        return sizes + "".join(f"-{name}" for name, on in options.items() if on)
 
 
 def uneven_lengths(steps: int, batch: int) -> tuple[int, ...]:

@@ -371,20 +371,20 @@ def test_saved_tensors_may_be_packed_and_unpacked(unpack: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_under_autocast_a_layer_computes_what_the_reference_does(mode: str) -> None:
-    fast, _ = pair(mode)
-    found = []
-    for name in (None, "reference"):
-        x = drawn(fast).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
-            if name is None:
-                output, _ = fast(x)
-            else:
-                with unrolled.backend(name):
-                    output, _ = fast(x)
-        found.append([output, *torch.autograd.grad(output.float().pow(2).sum(), [x, *fast.parameters()])])
-    assert found[0][0].dtype == found[1][0].dtype
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_under_autocast_a_layer_is_computed_in_float32_and_returns_bfloat16(mode: str, backend: str) -> None:
+    fast, exact = pair(mode)
+    weigh = drawn(exact, T, B, H, seed=3)
+    x = drawn(fast).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16), unrolled.backend(backend):
+        result = fast(x)
+    outside = fast(x)
+    for found, wanted in zip((result[0], *finals(result)), (outside[0], *finals(outside)), strict=True):
+        assert found.dtype is torch.bfloat16
+        torch.testing.assert_close(found.float(), wanted, rtol=2**-8, atol=1e-6)
+    x_exact = drawn(exact).requires_grad_()
+    found = torch.autograd.grad((result[0] * weigh).sum(), [x, *fast.parameters()])
+    close(found, torch.autograd.grad((exact(x_exact)[0] * weigh).sum(), [x_exact, *exact.parameters()]), 2**-6)
 
 
 @pytest.mark.parametrize("mode", MODES)

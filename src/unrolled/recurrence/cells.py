@@ -110,8 +110,8 @@ class Cell:
             "write" lets the input into the state, "keep" lets the old state stay, "read" lets the state out.
         step: (B, G * H) projected input, states of the step before, weights, edit, masks of the step -> states, gates.
         project: the input's part of the pre-activations of all steps at once: (..., I), weights -> (..., G * H).
-        parameters: what it has besides torch.nn's weights, field of `Weights` -> blocks of H; a field whose name ends in
-            "bias" is left out of layers without biases.
+        parameters: what it has besides torch.nn's weights, field of `Weights` -> blocks of H; a field whose name ends
+            in "bias" is left out of layers without biases.
         masks: the fields of `Masks` that are drawn for it.
     """
 

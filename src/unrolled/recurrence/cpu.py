@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -486,7 +486,7 @@ def backward(
     counts = [math.prod(size) for size in total_sizes(call)]
     totals = empty(sum(counts)) if need_totals else None
     total_addresses = (0, 0, 0) if totals is None else _starts(totals, counts)
-    norms = {name: None if (one := _extra(call, name)) is None else empty(one.shape) for name in _NORMS}
+    norms: dict[str, Any] = {name: None if (one := _extra(call, name)) is None else empty(one.shape) for name in _NORMS}
     library = kernels()
     # Without weights or input to differentiate for, only the states' gradients are carried.
     alone = library.accumulates(layer)
@@ -520,19 +520,26 @@ def backward(
 _NORMS = ("norm_hh", "norm_cell", "norm_bias")
 
 
-def _through_projection(call: Call, pre: Tensor, *, need_x: bool, need_weights: bool) -> dict[str, Tensor | None]:
-    """The gradients of what the projected input was formed from, which PyTorch forms again and differentiates."""
-    names = ["x"] * need_x + ["weight_ih", "bias_ih", "norm_ih"] * need_weights
-    with torch.enable_grad():
-        tensors: dict[str, Tensor | None] = {**call._asdict(), "norm_ih": _extra(call, "norm_ih")}
-        leaves = {name: tensor.detach().requires_grad_() for name in names if (tensor := tensors[name]) is not None}
-        if not leaves:
-            return {}
-        norm_ih = leaves.get("norm_ih", tensors["norm_ih"])
-        extras = Weights(*call[3:7], *call.extras)._replace(norm_ih=norm_ih)[4:]
-        again = call._replace(**{name: leaf for name, leaf in leaves.items() if name != "norm_ih"}, extras=extras)
-        grads = torch.autograd.grad(_projected(again), [*leaves.values()], pre[..., pre.size(-1) // 2 :])
-    return dict(zip(leaves, grads, strict=True))
+def _through_projection(call: Call, pre: Tensor, *, need_x: bool, need_weights: bool) -> dict[str, Any]:
+    """The gradients of what the projected input was formed from; its product is formed again."""
+    if not (need_x or need_weights):
+        return {}
+    rows = (call.x.size(0) * call.x.size(1), call.weight_ih.size(0))
+    x = call.x.reshape(rows[0], -1)
+    product = torch.mm(x, call.weight_ih.t())
+    gains = _extra(call, "norm_ih")
+    _, mean, scale = torch.native_layer_norm(product, rows[1:], gains, call.bias_ih, 1e-5)
+    grad = pre[..., rows[1] :].reshape(rows)
+    wanted = (need_x or need_weights, need_weights, need_weights and call.bias_ih is not None)
+    grad_product, norm_ih, bias_ih = torch.ops.aten.native_layer_norm_backward(
+        grad, product, rows[1:], mean, scale, gains, call.bias_ih, wanted
+    )
+    found = {"norm_ih": norm_ih, "bias_ih": bias_ih} if need_weights else {}
+    if need_x:
+        found["x"] = torch.mm(grad_product, call.weight_ih).view(call.x.shape)
+    if need_weights:
+        found["weight_ih"] = torch.mm(grad_product.t(), x)
+    return found
 
 
 def _nothing_seen(
@@ -552,16 +559,14 @@ def _nothing_seen(
     found = Gradients(zeros(call.x) if need_x else None, hidden, cell, ih, hh, bias_ih, bias_hh, totals)
     if not need_weights:
         return found
-    own = Weights._fields[5:]  # all but the projection
-    return found._replace(**{name: zeros(_extra(call, name)) for name in own})
+    own: dict[str, Any] = {name: zeros(_extra(call, name)) for name in Weights._fields[5:]}  # all but the projection
+    return found._replace(**own)
 
 
-def _large_products(
-    call: Call, output: Tensor, pre: Tensor, *, need_x: bool, need_weights: bool
-) -> dict[str, Tensor | None]:
+def _large_products(call: Call, output: Tensor, pre: Tensor, *, need_x: bool, need_weights: bool) -> dict[str, Any]:
     """The gradients of x, weight_ih and weight_hh from that of the pre-activations, over all steps at once."""
     steps, batch, hidden_size = sizes(call)
-    found: dict[str, Tensor | None] = {}
+    found: dict[str, Any] = {}
     if need_weights:
         of_hidden = pre[..., : KERNELS[call.mode].rows * hidden_size]
         found["weight_hh"] = _product_with_states_before(call, output, of_hidden)

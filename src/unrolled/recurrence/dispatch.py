@@ -1,7 +1,7 @@
 """Which backend computes a call, and why no better one does.
 
-Backends, best first: "cpu", the native kernels; "torch", torch's own fused layer, on a GPU and under torch.jit, and only
-for what it has; "reference", which takes everything. One of them can be forced by `backend`, or by the environment
+Backends, best first: "cpu", the native kernels; "torch", torch's own fused layer, on a GPU and under torch.jit, and
+only for what it has; "reference", which takes everything. One of them can be forced by `backend`, or by the environment
 variable UNROLLED_BACKEND.
 """
 
@@ -157,7 +157,7 @@ def _torch_refusal(call: Call) -> str | None:
 
 
 def _prefers_torch(call: Call) -> bool:
-    """Where torch's own layer is better than ours: on a GPU, and under torch.jit, which would keep a loop's every step."""
+    """Where torch's own layer is better: on a GPU, and under torch.jit, which would keep a loop's every step."""
     return (call.x.is_cuda or torch._C._get_tracing_state() is not None) and _torch_refusal(call) is None
 
 

@@ -1,8 +1,8 @@
 """The recurrence as torch operators: `unrolled::recurrence` and its backward, for autograd and for graphs.
 
-`unroll` is what layers call. It goes straight to the kernels; while a graph is captured, the operator stands in it, which
-computes by the kernels what they take and by the reference the rest. A backward that is to be differentiated itself, or is
-asked for under a transform of torch.func, is computed by the reference.
+`unroll` is what layers call. It goes straight to the kernels; while a graph is captured, the operator stands in it,
+which computes by the kernels what they take and by the reference the rest. A backward that is to be differentiated
+itself, or is asked for under a transform of torch.func, is computed by the reference.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _call(arguments: Sequence[Any], rest: Sequence[Any]) -> cpu.Call:
     reset, *others = rest or (None,)
     others += [None] * (len(_EXTRAS) + len(Masks._fields) - len(others))
     extras, masks = tuple(others[: len(_EXTRAS)]), tuple(others[len(_EXTRAS) :])
-    return cpu.Call(*arguments[:10], reset=reset, extras=_some(extras), masks=_some(masks))
+    return cpu.Call._make((*arguments[:10], reset, _some(extras), _some(masks)))
 
 
 def _some(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -61,7 +61,8 @@ def _rest(call: cpu.Call) -> tuple[Tensor | None, ...]:
 
 
 def _differentiable(call: cpu.Call) -> tuple[Tensor | None, ...]:
-    return (*call[:_LEADING], *call.extras)
+    leading: Any = call[:_LEADING]
+    return (*leading, *call.extras)
 
 
 def _by_kernels(call: cpu.Call) -> bool:
@@ -182,7 +183,7 @@ def _backward_shapes(*arguments: Any) -> list[Tensor]:
         like(call.x, need_x),
         like(call.hidden),
         like(call.cell),
-        *(like(weight, need_weights) for weight in (*call[3:_LEADING], *call.extras)),
+        *(like(weight, need_weights) for weight in _differentiable(call)[3:]),
     ]
 
 
@@ -254,9 +255,8 @@ class _Recurrence(torch.autograd.Function):
         count = _LEADING + ctx.extras
         saved, needs = ctx.saved_tensors, ctx.needs_input_grad[_BEFORE : _BEFORE + count]
         lengths, reset, *masks = saved[count : count + 2 + ctx.masks]
-        call = cpu.Call(
-            *(*saved[:_LEADING], lengths, ctx.mode, ctx.reverse, reset, saved[_LEADING:count]), masks=tuple(masks)
-        )
+        others = (lengths, ctx.mode, ctx.reverse, reset, saved[_LEADING:count], tuple(masks))
+        call = cpu.Call._make((*saved[:_LEADING], *others))
         kept = saved[count + 2 + ctx.masks :]
         grads = grads + (None,) * (5 - len(grads))
         totals = ctx.taps is not None and ctx.taps.wanted
@@ -288,10 +288,8 @@ def _as_inputs(call: cpu.Call, tap: Tensor | None) -> tuple[Any, ...]:
 
 def _from_inputs(inputs: Sequence[Any]) -> cpu.Call:
     first = 2 + _LEADING + inputs[0]
-    extras = tuple(inputs[2 + _LEADING : first])
-    return cpu.Call(
-        *inputs[2 : 2 + _LEADING], *inputs[first : first + 4], extras=extras, masks=tuple(inputs[first + 4 :])
-    )
+    others = (*inputs[first : first + 4], tuple(inputs[2 + _LEADING : first]), tuple(inputs[first + 4 :]))
+    return cpu.Call._make((*inputs[2 : 2 + _LEADING], *others))
 
 
 def _wrapped(tensor: Tensor | None) -> bool:
