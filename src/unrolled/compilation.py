@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
+
+import torch
 
 _CONFIG = "torch._dynamo.config"
 
@@ -22,6 +25,11 @@ def let_dynamo_in() -> None:
         _turn_on(sys.modules[_CONFIG])
     elif not any(isinstance(finder, _OnImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _OnImport())
+
+
+def set_aside() -> AbstractContextManager[Any]:
+    """A context in which what torch.compile has compiled runs as it was written, so that its steps can be seen."""
+    return torch.compiler.set_stance("force_eager") if _CONFIG in sys.modules else nullcontext()
 
 
 def _turn_on(config: Any) -> None:

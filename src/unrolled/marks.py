@@ -28,7 +28,8 @@ def checked_lengths(lengths: Any, steps: int, batch: int, device: torch.device, 
     if given.shape != (batch,) and (batched or given.shape != ()):
         raise ValueError(f"lengths: given shape {tuple(given.shape)}, expected ({batch},), one for each sequence")
     found = given.reshape(batch).to(device=device, dtype=torch.int64)
-    if not torch.compiler.is_compiling():
+    # While a graph is captured or a transform of torch.func holds them, they have no values to look at.
+    if not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(found):
         right = ((found >= 0) & (found <= steps)).all()
         if device.type == "cpu":
             if not right:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from unrolled import compilation
 from unrolled.recurrence.result import Steps
 
 
@@ -51,7 +52,8 @@ def observing(observer: Observer) -> Iterator[None]:
     """Show `observer` every call of a layer made in this thread inside the context."""
     token = _observers.set((*_observers.get(), observer))
     try:
-        yield
+        with compilation.set_aside():
+            yield
     finally:
         _observers.reset(token)
 

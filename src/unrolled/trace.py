@@ -25,6 +25,7 @@ class _Call:
     steps: Steps
     lengths: Tensor | None
     order: Tensor | None
+    reset: Tensor | None = None
 
     def lay_out(self, values: Tensor) -> Tensor:
         """(..., T, B, ·) -> (..., B, T, ·): zero after each end, rows in the user's order."""
@@ -177,7 +178,7 @@ class Trace(Mapping[str, Tensor]):
     def _add(self, prefix: str, opened: Opened, names: frozenset[str]) -> None:
         for name in names:
             steps = opened.steps[name].detached() if self._detach else opened.steps[name]
-            self._calls.setdefault(prefix + name, []).append(_Call(steps, opened.lengths, opened.order))
+            self._calls.setdefault(prefix + name, []).append(_Call(steps, opened.lengths, opened.order, opened.reset))
         for name, value in opened.initial.items():
             if self._detach:
                 value = value.detach()
@@ -237,6 +238,19 @@ class Trace(Mapping[str, Tensor]):
             taken = torch.full_like(total, call.shape[1]) if call.lengths is None else call.lengths.cpu()
             total += taken if call.order is None else taken[call.order.cpu()]
         return total
+
+    def resets(self, name: str) -> Tensor | None:
+        """(B, T) bool, True at the steps before which the states were zeroed, None if they never were."""
+        self[name]
+        calls = self._calls[name]
+        if all(call.reset is None for call in calls):
+            return None
+        parts = []
+        for call in calls:
+            batch, steps, _ = call.shape
+            reset = call.reset.t() if call.reset is not None else torch.zeros(batch, steps, dtype=torch.bool)
+            parts.append(reset.cpu())
+        return torch.cat(parts, dim=1)
 
     def __repr__(self) -> str:
         rows = []

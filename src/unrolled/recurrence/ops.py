@@ -8,6 +8,7 @@ itself, or is asked for under a transform of torch.func, is computed by the refe
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -137,6 +138,9 @@ def _reference_forward(call: cpu.Call, keep: bool) -> tuple[Tensor, ...]:
 
 
 def _forward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
+    if "torch.onnx._internal.exporter" in sys.modules and torch.onnx.is_in_onnx_export():
+        # An exporter that was refused tries other ways of tracing, and in some of them a layer can't tell that it is one.
+        raise ValueError("ONNX has no operator for this call of a recurrent layer; torch.export takes it")
     call, keep = _call(arguments, arguments[11:]), arguments[10]
     (steps, batch, _), hidden_size = call.x.shape, call.hidden.size(1)
     empty, stored, width = call.x.new_empty, _stored(call.mode), _width(call)
