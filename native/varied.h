@@ -46,9 +46,14 @@ struct VariedLstm {
         tanh(squashed);
         UNROLLED_EACH {
             vec hidden = output[n] * squashed[n];
-            if (variation.cell_zone.at) cell[n] += factors(variation.cell_zone, s.t, at[n]) * (old[n] - cell[n]);
-            if (variation.hidden_zone.at)
-                hidden += factors(variation.hidden_zone, s.t, at[n]) * (load(s.before + at[n].state) - hidden);
+            if (variation.cell_zone.at) {
+                const vec stays = factors(variation.cell_zone, s.t, at[n]);
+                cell[n] = stays * old[n] + (1.0f - stays) * cell[n];
+            }
+            if (variation.hidden_zone.at) {
+                const vec stays = factors(variation.hidden_zone, s.t, at[n]);
+                hidden = stays * load(s.before + at[n].state) + (1.0f - stays) * hidden;
+            }
             store(s.cell + at[n].state, cell[n]);
             store_first(s.output + at[n].row, hidden, at[n].count);
             if (variation.hidden_mask.at) hidden *= factors(variation.hidden_mask, s.t, at[n]);

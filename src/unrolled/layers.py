@@ -42,35 +42,44 @@ def _as_states(hx: Any, count: int) -> States | None:
     return tuple(hx) if isinstance(hx, tuple | list) and len(hx) == count else None
 
 
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
 class _Precision(NamedTuple):
     """In what dtypes a call comes, is computed and goes.
 
     Attributes:
+        given: of the input.
         inside: float64 stays, everything else is float32: halves lose too much over many steps.
         outside: of outputs and final states: the input's, or that of autocast where it is on.
         quiet: turns autocast off while it is computed.
     """
 
+    given: torch.dtype
     inside: torch.dtype
     outside: torch.dtype
     quiet: AbstractContextManager[Any]
+    autocast: bool = False
 
     @staticmethod
     def of(x: Tensor) -> _Precision:
         if x.dtype is torch.float64:
-            return _Precision(x.dtype, x.dtype, nullcontext())
+            return _Precision(x.dtype, x.dtype, x.dtype, nullcontext())
         kind = x.device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            return _Precision(torch.float32, torch.get_autocast_dtype(kind), torch.autocast(kind, enabled=False))
-        return _Precision(torch.float32, x.dtype, nullcontext())
+            outside = torch.get_autocast_dtype(kind)
+            return _Precision(x.dtype, torch.float32, outside, torch.autocast(kind, enabled=False), True)
+        return _Precision(x.dtype, torch.float32, x.dtype, nullcontext())
 
     def enter(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensor if tensor.dtype is self.inside else tensor.to(self.inside) for tensor in tensors)
 
     def enter_weights(self, weights: Weights) -> Weights:
+        """Without autocast a weight of another dtype than the input's stays as it is, and is refused like in torch."""
         if all(weight is None or weight.dtype is self.inside for weight in weights):
             return weights
-        inside: Any = [None if weight is None else weight.to(self.inside) for weight in weights]
+        taken = _FLOATS if self.autocast else (self.given,)
+        inside: Any = [w.to(self.inside) if w is not None and w.dtype in taken else w for w in weights]
         return Weights(*inside)
 
     def leave(self, tensor: Tensor) -> Tensor:

@@ -46,6 +46,9 @@ def step(module: Any, x: Any, hx: Any) -> Any:
         hidden, cell = hx
     else:
         hidden, cell = hx, None
+    # Before any tensor is looked into: those that a transform has wrapped have no memory.
+    if not dispatch.unhindered() or observed():
+        return None
     parameters = module._parameters
     ih, hh, bias_ih, bias_hh, *_ = parameter_names(mode, "l0")
     weight_ih, weight_hh = parameters.get(ih), parameters.get(hh)
@@ -53,7 +56,9 @@ def step(module: Any, x: Any, hx: Any) -> Any:
     tensors = [x, hidden, weight_ih, weight_hh]
     if module.bias:
         first, second = parameters.get(bias_ih), parameters.get(bias_hh)
-        if type(first) is not Parameter or type(second) is not Parameter or first.shape != (rows,) != second.shape:
+        if type(first) is not Parameter or type(second) is not Parameter:
+            return None
+        if first.shape != (rows,) or second.shape != (rows,):
             return None
         tensors += (first, second)
     if cell is not None:
@@ -69,27 +74,28 @@ def step(module: Any, x: Any, hx: Any) -> Any:
         or weight_hh.shape != (rows, width)
     ):
         return None
+    step, row, gap = x.stride()
+    if gap != 1 and inputs != 1:
+        return None
     addresses = []
     for tensor in tensors:
         if (
             tensor.dtype is not torch.float32
             or not tensor.is_cpu
-            or not tensor.is_contiguous()
             or tensor.is_neg()
             or tensor._is_zerotensor()
+            or (tensor is not x and not tensor.is_contiguous())
         ):
             return None
         addresses.append(tensor.data_ptr())
-    if not dispatch.unhindered() or observed():
-        return None
     output, final_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
     final_cell = None if cell is None else torch.empty_like(cell)
     layer = (cpu.KERNELS[mode].number, 1, batch, inputs, width, 0, torch.get_num_threads(), 0, 0)
     x_at, hidden_at, ih_at, hh_at, *rest = addresses
     cell_at = rest.pop() if cell is not None else 0
     biases_at = rest or (0, 0)
-    places = (x_at, 0, inputs, ih_at, hh_at, *biases_at, hidden_at, cell_at, output.data_ptr())
-    ends = (final_hidden.data_ptr(), 0 if final_cell is None else final_cell.data_ptr())
+    places = (x_at, 0, step if module.batch_first else row, ih_at, hh_at, *biases_at, hidden_at, cell_at)
+    ends = (output.data_ptr(), final_hidden.data_ptr(), 0 if final_cell is None else final_cell.data_ptr())
     cpu.kernels().forward_packed(_CALL.pack(*layer, *places, *ends))
     output = output.view(batch, 1, width) if module.batch_first else output
     return output, final_hidden if final_cell is None else (final_hidden, final_cell)

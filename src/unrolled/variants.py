@@ -81,7 +81,8 @@ class _Variant(Layer, _Base):
             raise ValueError(f"input: given {given}, expected {expected}".replace("torch.", ""))
         if x.size(-1) != self.input_size or x.numel() == 0 or x.dtype != weight.dtype or x.device != weight.device:
             raise ValueError(f"input: given {given}, expected {expected}".replace("torch.", ""))
-        shapes = [tuple(state.shape) if isinstance(state, Tensor) else state for state in hx or ()]
+        states = hx if isinstance(hx, tuple | list) else (hx,)
+        shapes = [tuple(state.shape) if isinstance(state, Tensor) else state for state in states]
         raise ValueError(
             f"hx: given {shapes}, expected a pair of tensors ({len(layer_suffixes(self))}, B, {self.hidden_size}), "
             "of the input's dtype and device"

@@ -139,7 +139,7 @@ def _reference_forward(call: cpu.Call, keep: bool) -> tuple[Tensor, ...]:
 
 def _forward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
     if "torch.onnx._internal.exporter" in sys.modules and torch.onnx.is_in_onnx_export():
-        # An exporter that was refused tries other ways of tracing, and in some of them a layer can't tell that it is one.
+        # An exporter that was refused tries other ways of tracing, in some of which a layer can't tell what is going on.
         raise ValueError("ONNX has no operator for this call of a recurrent layer; torch.export takes it")
     call, keep = _call(arguments, arguments[11:]), arguments[10]
     (steps, batch, _), hidden_size = call.x.shape, call.hidden.size(1)
