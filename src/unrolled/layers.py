@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +43,12 @@ def _as_states(hx: Any, count: int) -> States | None:
     return tuple(hx) if isinstance(hx, tuple | list) and len(hx) == count else None
 
 
+def _autocast(x: Tensor) -> bool:
+    """Whether autocast is on where x is."""
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -65,8 +72,8 @@ class _Precision(NamedTuple):
     def of(x: Tensor) -> _Precision:
         if x.dtype is torch.float64:
             return _Precision(x.dtype, x.dtype, x.dtype, nullcontext())
-        kind = x.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        if _autocast(x):
+            kind = x.device.type
             outside = torch.get_autocast_dtype(kind)
             return _Precision(x.dtype, torch.float32, outside, torch.autocast(kind, enabled=False), True)
         return _Precision(x.dtype, torch.float32, x.dtype, nullcontext())
@@ -82,8 +89,10 @@ class _Precision(NamedTuple):
         inside: Any = [w.to(self.inside) if w is not None and w.dtype in taken else w for w in weights]
         return Weights(*inside)
 
-    def leave(self, tensor: Tensor) -> Tensor:
-        return tensor if tensor.dtype is self.outside else tensor.to(self.outside)
+    def leave(self, result: Any) -> Any:
+        if isinstance(result, PackedSequence):
+            return result._replace(data=self.leave(result.data))
+        return result if result.dtype is self.outside else result.to(self.outside)
 
 
 class _Initialised:
@@ -162,7 +171,7 @@ class Layer(_Initialised):
         suffixes = layer_suffixes(self)
         weights = [weights_of(self, suffix) for suffix in suffixes]
         ih = weights[0].ih
-        loose = torch.is_autocast_enabled(x.device.type) if torch.amp.is_autocast_available(x.device.type) else False
+        loose = _autocast(x) if compiling else torch._C._is_any_autocast_enabled()
         if not (
             x.dim() == rank
             and x.size(-1) == self.input_size
@@ -191,16 +200,16 @@ class Layer(_Initialised):
             backend = dispatch.choose(dispatch.Call(x, weights, any(keeps), self.mode, beyond))
         if backend == "torch":
             return super().forward(input, hx)  # type: ignore[misc]
-        precision = _Precision.of(x)
-        with precision.quiet:
-            (x, *states_inside), weights = precision.enter(x, *states), [*map(precision.enter_weights, weights)]
-            run = _Run(self, suffixes, weights, keeps, backend)
-            output, final = self._run(run, input, x, tuple(states_inside), hx is not None, lengths, reset)
-            final = tuple(precision.leave(state) for state in final)
-            if isinstance(output, PackedSequence):
-                output = output._replace(data=precision.leave(output.data))
-            else:
-                output = precision.leave(output)
+        run = _Run(self, suffixes, weights, keeps, backend)
+        if x.dtype is torch.float32 and not loose:
+            output, final = self._run(run, input, x, states, hx is not None, lengths, reset)
+        else:
+            precision = _Precision.of(x)
+            with precision.quiet:
+                (x, *states_inside), weights = precision.enter(x, *states), [*map(precision.enter_weights, weights)]
+                run = run._replace(weights=weights)
+                output, final = self._run(run, input, x, tuple(states_inside), hx is not None, lengths, reset)
+                output, final = precision.leave(output), tuple(precision.leave(state) for state in final)
         return output, final if len(final) > 1 else final[0]
 
     def _run(
@@ -319,7 +328,7 @@ def _run_layers(
     order = packed_order[0] if packed_order else None
     directions = 2 if module.bidirectional else 1
     finals: list[States] = []
-    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+    if torch.compiler.is_compiling() and torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
         from unrolled import onnx_nodes
 
         take = onnx_nodes.layer
@@ -353,17 +362,17 @@ def _layer(
         suffix, keep, before = run.suffixes[index], run.wanted[index], tuple(state[direction] for state in initial)
         masks = module._noise(suffix, x.size(0), x.size(1), x)
         mode = module.mode if masks is not NO_MASKS else module._quiet_mode
-        options: dict[str, Any] = {
-            "reverse": direction > 0,
-            "lengths": lengths,
-            "reset": reset,
-            "masks": masks,
-            "keep": keep,
-        }
-        if run.backend == "cpu":
-            result: Unrolled = ops.unroll(CELLS[mode], mode, x, before, run.weights[index], **options)
-        else:
-            result = reference.unroll(CELLS[mode], x, before, run.weights[index], **options)
+        unroll = partial(ops.unroll, mode) if run.backend == "cpu" else partial(reference.unroll, CELLS[mode])
+        result: Unrolled = unroll(
+            x,
+            before,
+            run.weights[index],
+            reverse=direction > 0,
+            lengths=lengths,
+            reset=reset,
+            masks=masks,
+            keep=keep,
+        )
         if keep:
             named = dict(zip(cell.states, before, strict=True))
             show(module, suffix, Opened(result.steps, named, lengths, order, reset))
@@ -400,7 +409,7 @@ class SingleStep:
         count = len(cell.states)
         states = _as_states(hx, count) if hx is not None else (input.new_zeros(size),) * count
         weights = weights_of(self)
-        loose = torch._C._is_any_autocast_enabled()
+        loose = _autocast(input) if torch.compiler.is_compiling() else torch._C._is_any_autocast_enabled()
         if states is None or not (
             input.dim() in (1, 2)
             and input.size(-1) == self.input_size

@@ -213,7 +213,6 @@ def by_kernels(case: Case, tensors: Tensors) -> Values:
     wanted = named(x, initial, weights)
     with poisoned():
         result = ops.unroll(
-            cell,
             case.mode,
             x,
             initial,

@@ -278,9 +278,7 @@ def results(
     inputs = [changed(tensor).detach().requires_grad_() for tensor in (*initial, *weights)]
     states, parameters = inputs[: len(initial)], inputs[len(initial) :]
     with using(build), poisoned():
-        result = ops.unroll(
-            CELLS[mode], mode, x, tuple(states), Weights(*parameters), reverse=False, lengths=None, keep=()
-        )
+        result = ops.unroll(mode, x, tuple(states), Weights(*parameters), reverse=False, lengths=None, keep=())
         wanted = [x, *inputs] if x.requires_grad else inputs
         return [result.output, *torch.autograd.grad(result.output, wanted, weighing)]
 

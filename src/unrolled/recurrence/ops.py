@@ -139,7 +139,7 @@ def _reference_forward(call: cpu.Call, keep: bool) -> tuple[Tensor, ...]:
 
 def _forward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
     if "torch.onnx._internal.exporter" in sys.modules and torch.onnx.is_in_onnx_export():
-        # An exporter that was refused tries other ways of tracing, in some of which a layer can't tell what is going on.
+        # An exporter that was refused tries other ways of tracing, in some of which a layer can't tell that it is one.
         raise ValueError("ONNX has no operator for this call of a recurrent layer; torch.export takes it")
     call, keep = _call(arguments, arguments[11:]), arguments[10]
     (steps, batch, _), hidden_size = call.x.shape, call.hidden.size(1)
@@ -231,23 +231,22 @@ class Taps:
 class _Recurrence(torch.autograd.Function):
     """The operator with its gradient. Where `open_`, cells and gates are outputs, and the taps' tensor is an input.
 
-    After the first three, `inputs` are how many extras there are, the taps' tensor, what can be differentiated for, and
-    the rest of the call.
+    `inputs` are what can be differentiated for, `rest` is the rest of the call.
     """
 
     @staticmethod
-    def forward(ctx: Any, direct: bool, open_: bool, taps: Taps | None, *inputs: Any) -> tuple[Tensor, ...]:
-        call = _from_inputs(inputs)
+    def forward(
+        ctx: Any, direct: bool, open_: bool, taps: Taps | None, tap: Tensor | None, rest: _Rest, *inputs: Any
+    ) -> tuple[Tensor, ...]:
+        call = _joined(inputs, rest)
         if direct:
             result: tuple[Tensor, ...] = cpu.forward(call, keep=True)
         else:
             with torch._C._AutoDispatchBelowAutograd():
                 result = torch.ops.unrolled.recurrence(*call[:10], True, *_rest(call))
         output, final_hidden, final_cell, cells, gates = result
-        others = (call.lengths, call.reset, *call.masks)
-        ctx.save_for_backward(*_differentiable(call), *others, output, cells, gates)
-        ctx.mode, ctx.reverse, ctx.direct, ctx.taps = call.mode, call.reverse, direct, taps
-        ctx.extras, ctx.masks = len(call.extras), len(call.masks)
+        ctx.save_for_backward(*inputs, call.lengths, call.reset, *call.masks, output, cells, gates)
+        ctx.mode, ctx.reverse, ctx.direct, ctx.taps, ctx.masks = call.mode, call.reverse, direct, taps, len(call.masks)
         ctx.set_materialize_grads(False)
         if open_:
             ctx.mark_non_differentiable(*(tensor for tensor in (final_cell, cells, gates) if tensor.dim() == 1))
@@ -256,11 +255,10 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        count = _LEADING + ctx.extras
-        saved, needs = ctx.saved_tensors, ctx.needs_input_grad[_BEFORE : _BEFORE + count]
+        needs = ctx.needs_input_grad[_BEFORE:]
+        count, saved = len(needs), ctx.saved_tensors
         lengths, reset, *masks = saved[count : count + 2 + ctx.masks]
-        others = (lengths, ctx.mode, ctx.reverse, reset, saved[_LEADING:count], tuple(masks))
-        call = cpu.Call._make((*saved[:_LEADING], *others))
+        call = _joined(saved[:count], (lengths, ctx.mode, ctx.reverse, reset, tuple(masks)))
         kept = saved[count + 2 + ctx.masks :]
         grads = grads + (None,) * (5 - len(grads))
         totals = ctx.taps is not None and ctx.taps.wanted
@@ -279,21 +277,18 @@ class _Recurrence(torch.autograd.Function):
                     *call[:10], *kept, *grads, need_x, need_weights, *_rest(call)
                 )
             gradients = tuple(gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
-        after = (None,) * (len(ctx.needs_input_grad) - _BEFORE - count)
-        return (None,) * (_BEFORE - 1) + (total if totals else None, *gradients, *after)
+        return None, None, None, total if totals else None, None, *gradients
 
 
 _BEFORE = 5  # arguments of `_Recurrence` before those that can be differentiated for
 
+# lengths, mode, reverse, reset, masks
+_Rest = tuple[Tensor | None, str, bool, Tensor | None, tuple[Tensor | None, ...]]
 
-def _as_inputs(call: cpu.Call, tap: Tensor | None) -> tuple[Any, ...]:
-    return len(call.extras), tap, *_differentiable(call), *call[_LEADING:10], call.reset, *call.masks
 
-
-def _from_inputs(inputs: Sequence[Any]) -> cpu.Call:
-    first = 2 + _LEADING + inputs[0]
-    others = (*inputs[first : first + 4], tuple(inputs[2 + _LEADING : first]), tuple(inputs[first + 4 :]))
-    return cpu.Call._make((*inputs[2 : 2 + _LEADING], *others))
+def _joined(inputs: Sequence[Any], rest: _Rest) -> cpu.Call:
+    """The call of what can be differentiated for and the rest."""
+    return cpu.Call._make((*inputs[:_LEADING], *rest[:4], tuple(inputs[_LEADING:]), rest[4]))
 
 
 def _wrapped(tensor: Tensor | None) -> bool:
@@ -362,8 +357,9 @@ def _by_reference(
 
 
 def _apply(direct: bool, open_: bool, taps: Taps | None, call: cpu.Call) -> tuple[Tensor, ...]:
-    inputs = _as_inputs(call, taps.tensor if taps else None)
-    result: tuple[Tensor, ...] = _Recurrence.apply(direct, open_, taps, *inputs)  # type: ignore[no-untyped-call]
+    rest = (*call[_LEADING:10], call.reset, call.masks)
+    tap = taps.tensor if taps else None
+    result: tuple[Tensor, ...] = _Recurrence.apply(direct, open_, taps, tap, rest, *_differentiable(call))  # type: ignore[no-untyped-call]
     return result
 
 
@@ -389,7 +385,6 @@ _PLAIN = {Tensor, torch.nn.Parameter}
 
 
 def unroll(
-    cell: Cell,
     mode: str,
     x: Tensor,
     initial: States,
@@ -401,7 +396,8 @@ def unroll(
     masks: Masks = NO_MASKS,
     keep: Collection[str] = (),
 ) -> Unrolled:
-    """Take a layer over a sequence by the kernels: as `reference.unroll`, with the cell's torch mode beside it."""
+    """Take a layer over a sequence by the kernels: as `reference.unroll`, with the key of the table for its row."""
+    cell = CELLS[mode]
     call = cpu.Call(
         x,
         initial[0],
