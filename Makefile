@@ -26,6 +26,7 @@ check: $(INSTALLED)
 
 bench: .venv/.peers
 	$(BIN)/unrolled bench
+	$(BIN)/python benchmarks/drop_in.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

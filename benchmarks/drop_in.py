@@ -4,7 +4,7 @@
 
 Every contestant of a table is timed in turn in one run; figures are medians. Each result, every gradient included, is
 held to float64 before it is timed, and one that is wrong ends the run. A layer-normalised network makes rounding errors
-grow from step to step, whoever computes it: a variant may be off by three times what PyTorch's own steps in float32 are.
+grow from step to step, whoever computes it: a variant may be off by three times as much as PyTorch's steps in float32.
 """
 
 from __future__ import annotations

@@ -101,6 +101,16 @@ def test_a_layer_prints_how_it_was_initialised() -> None:
     assert str(unrolled.LSTM(3, 4)) == "LSTM(3, 4)"
 
 
+def test_single_cells_are_initialised_by_name_too() -> None:
+    cell = unrolled.LSTMCell(I, H, init="chrono", t_max=100)
+    forget = (cell.bias_ih + cell.bias_hh)[H : 2 * H]
+    assert (forget >= 0).all()
+    assert forget.exp().max() > 80
+    assert (unrolled.LSTMCell(I, H, forget_bias=1.0).bias_ih[H : 2 * H] == 1.0).all()
+    weight = unrolled.RNNCell(I, 16, init="orthogonal").weight_hh
+    torch.testing.assert_close(weight @ weight.t(), torch.eye(16), rtol=0, atol=1e-5)
+
+
 def test_parameters_on_meta_are_left_alone() -> None:
     assert unrolled.LSTM(3, 4, init="chrono", t_max=50, device="meta").weight_hh_l0.is_meta
 

@@ -154,6 +154,16 @@ def test_nothing_after_the_end_is_read() -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("kind", KINDS + VARIANTS)
+def test_no_value_of_lengths_or_resets_is_read_outside_of_the_recurrence(kind: str) -> None:
+    # Tensors on meta have no values: reading one, as a copy to the CPU or sorting would, raises.
+    module = layer(kind, num_layers=2, device="meta")
+    x = torch.empty(T, B, I, device="meta")
+    output, *final = results(module(x, lengths=LENGTHS.to("meta"), reset=RESET.to("meta")))
+    assert output.shape == (T, B, H)
+    assert all(state.shape == (2, B, H) for state in final)
+
+
 @pytest.mark.parametrize("given", [LENGTHS.int(), LENGTHS.to(torch.uint8), LENGTHS.tolist(), tuple(LENGTHS.tolist())])
 def test_lengths_of_any_whole_kind_are_taken(given: Any) -> None:
     module, x = layer(), torch.randn(T, B, I)

@@ -24,9 +24,34 @@ def test_readme_example_runs(example: str, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.parametrize("page", ["record.md", "layers.md"])
+@pytest.mark.parametrize("page", ["record.md", "layers.md", "drop-in.md"])
 def test_examples_of_the_docs_run(page: str) -> None:
     exec(compile("\n".join(blocks(ROOT / "docs" / page)), page, "exec"), {})
+
+
+def lines_of_the_drop_in_page() -> list[str]:
+    """The rows of its tables that promise something; variants and headings have no test of their own line."""
+    page = (ROOT / "docs" / "drop-in.md").read_text(encoding="utf-8")
+    return [
+        line
+        for line in page.splitlines()
+        if line.startswith("|") and not re.match(r"\|[ -]*\||\| class|\| `\w+LSTM`", line)
+    ]
+
+
+def test_every_line_of_the_drop_in_page_has_a_test_behind_it() -> None:
+    lines = lines_of_the_drop_in_page()
+    assert len(lines) > 30
+    assert all(re.search(r"\| `[\w/]+\.py::test_\w+` \|$", line) for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    "named",
+    sorted(set(re.findall(r"`([\w/]+\.py::test_\w+)`", (ROOT / "docs" / "drop-in.md").read_text(encoding="utf-8")))),
+)
+def test_a_test_named_on_the_drop_in_page_exists(named: str) -> None:
+    file, test = named.split("::")
+    assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
 def test_commands_of_the_readme_are_targets_of_the_makefile() -> None:

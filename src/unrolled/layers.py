@@ -8,7 +8,6 @@ torch.nn, which refuses it in its own words.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from unrolled import compilation, initialisation, streaming
 from unrolled.marks import checked_lengths, checked_reset
 from unrolled.observation import NOTHING, Opened, observed, show, wanted
+from unrolled.precision import Precision, autocast_is_on
 from unrolled.recurrence import dispatch, ops, reference
 from unrolled.recurrence.cells import CELLS, NO_MASKS, Masks, States, Weights, separate
 from unrolled.recurrence.result import Steps, Unrolled
@@ -41,58 +41,6 @@ def _as_states(hx: Any, count: int) -> States | None:
     if count == 1:
         return (hx,)
     return tuple(hx) if isinstance(hx, tuple | list) and len(hx) == count else None
-
-
-def _autocast(x: Tensor) -> bool:
-    """Whether autocast is on where x is."""
-    kind = x.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class _Precision(NamedTuple):
-    """In what dtypes a call comes, is computed and goes.
-
-    Attributes:
-        given: of the input.
-        inside: float64 stays, everything else is float32: halves lose too much over many steps.
-        outside: of outputs and final states: the input's, or that of autocast where it is on.
-        quiet: turns autocast off while it is computed.
-    """
-
-    given: torch.dtype
-    inside: torch.dtype
-    outside: torch.dtype
-    quiet: AbstractContextManager[Any]
-    autocast: bool = False
-
-    @staticmethod
-    def of(x: Tensor) -> _Precision:
-        if x.dtype is torch.float64:
-            return _Precision(x.dtype, x.dtype, x.dtype, nullcontext())
-        if _autocast(x):
-            kind = x.device.type
-            outside = torch.get_autocast_dtype(kind)
-            return _Precision(x.dtype, torch.float32, outside, torch.autocast(kind, enabled=False), True)
-        return _Precision(x.dtype, torch.float32, x.dtype, nullcontext())
-
-    def enter(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensor if tensor.dtype is self.inside else tensor.to(self.inside) for tensor in tensors)
-
-    def enter_weights(self, weights: Weights) -> Weights:
-        """Without autocast a weight of another dtype than the input's stays as it is, and is refused like in torch."""
-        if all(weight is None or weight.dtype is self.inside for weight in weights):
-            return weights
-        taken = _FLOATS if self.autocast else (self.given,)
-        inside: Any = [w.to(self.inside) if w is not None and w.dtype in taken else w for w in weights]
-        return Weights(*inside)
-
-    def leave(self, result: Any) -> Any:
-        if isinstance(result, PackedSequence):
-            return result._replace(data=self.leave(result.data))
-        return result if result.dtype is self.outside else result.to(self.outside)
 
 
 class _Initialised:
@@ -118,7 +66,9 @@ class _Initialised:
     def reset_parameters(self: Any) -> None:
         """Draw all parameters anew, by torch.nn's scheme and then by the layer's own."""
         super().reset_parameters()  # type: ignore[misc]
-        initialisation.apply(self, self.init, self.t_max, self.forget_bias)
+        # torch calls this from its constructor too, before a cell is complete.
+        if self.init != "torch" or self.forget_bias is not None:
+            initialisation.apply(self, self.init, self.t_max, self.forget_bias)
 
     def extra_repr(self: Any) -> str:
         said = [super().extra_repr()]  # type: ignore[misc]
@@ -171,7 +121,7 @@ class Layer(_Initialised):
         suffixes = layer_suffixes(self)
         weights = [weights_of(self, suffix) for suffix in suffixes]
         ih = weights[0].ih
-        loose = _autocast(x) if compiling else torch._C._is_any_autocast_enabled()
+        loose = autocast_is_on(x) if compiling else torch._C._is_any_autocast_enabled()
         if not (
             x.dim() == rank
             and x.size(-1) == self.input_size
@@ -204,7 +154,7 @@ class Layer(_Initialised):
         if x.dtype is torch.float32 and not loose:
             output, final = self._run(run, input, x, states, hx is not None, lengths, reset)
         else:
-            precision = _Precision.of(x)
+            precision = Precision.of(x)
             with precision.quiet:
                 (x, *states_inside), weights = precision.enter(x, *states), [*map(precision.enter_weights, weights)]
                 run = run._replace(weights=weights)
@@ -390,7 +340,7 @@ def _dropout(x: Tensor, probability: float, packed_lengths: Tensor | None) -> Te
     return torch.zeros_like(x).masked_scatter(taken.unsqueeze(-1), F.dropout(x[taken], probability))
 
 
-class SingleStep:
+class SingleStep(_Initialised):
     """The forward of RNNCell, LSTMCell and GRUCell."""
 
     def forward(self: Any, input: Tensor, hx: Any = None) -> Any:
@@ -409,7 +359,7 @@ class SingleStep:
         count = len(cell.states)
         states = _as_states(hx, count) if hx is not None else (input.new_zeros(size),) * count
         weights = weights_of(self)
-        loose = _autocast(input) if torch.compiler.is_compiling() else torch._C._is_any_autocast_enabled()
+        loose = autocast_is_on(input) if torch.compiler.is_compiling() else torch._C._is_any_autocast_enabled()
         if states is None or not (
             input.dim() in (1, 2)
             and input.size(-1) == self.input_size
@@ -418,7 +368,7 @@ class SingleStep:
             and all(_like(state, size, input, any_dtype=loose) for state in states)
         ):
             return _unseen(super().forward(input, hx), self, input)  # type: ignore[misc]
-        precision = _Precision.of(input)
+        precision = Precision.of(input)
         with precision.quiet:
             (x, *states_inside), weights = precision.enter(input, *states), precision.enter_weights(weights)
             new = self._step(cell, x, tuple(states_inside), weights, batched=batched)

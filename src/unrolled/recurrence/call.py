@@ -1,0 +1,171 @@
+"""One layer in one direction over a sequence, as the operator and the kernels are given it, and what they can take."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unrolled.recurrence.cells import CELLS, Masks, Weights
+
+
+class Kernel(NamedTuple):
+    """A cell as native/unrolled.h knows it: its number, and how many blocks of H numbers stand in what.
+
+    Attributes:
+        rows: blocks in the rows of the weights.
+        stored: blocks that the forward keeps of each step.
+        pre: blocks in the gradient of a step's pre-activations.
+    """
+
+    number: int
+    rows: int
+    stored: int
+    pre: int
+
+
+KERNELS = {
+    "RNN_TANH": Kernel(0, rows=1, stored=0, pre=1),
+    "RNN_RELU": Kernel(1, rows=1, stored=0, pre=1),
+    "GRU": Kernel(2, rows=3, stored=4, pre=4),
+    "LSTM": Kernel(3, rows=4, stored=4, pre=4),
+    "LSTM_PEEPHOLE": Kernel(4, rows=4, stored=4, pre=4),
+    "LSTM_ZONEOUT": Kernel(4, rows=4, stored=4, pre=4),
+    "LSTM_VARIATIONAL_DROPOUT": Kernel(4, rows=4, stored=4, pre=4),
+    "LSTM_RECURRENT_DROPOUT": Kernel(4, rows=4, stored=4, pre=4),
+    "LSTM_COUPLED": Kernel(5, rows=3, stored=3, pre=3),
+    "LSTM_LAYER_NORM": Kernel(6, rows=4, stored=8, pre=8),
+}
+
+
+class Call(NamedTuple):
+    """One layer in one direction over a sequence: the operator's arguments, in their order.
+
+    What only some calls have stands last: `extras` are the fields of `cells.Weights` from `hr` on, `masks` those of
+    `cells.Masks`; both are empty where there is none.
+    """
+
+    x: Tensor  # (T, B, I)
+    hidden: Tensor  # (B, H)
+    cell: Tensor | None  # (B, H)
+    weight_ih: Tensor  # (G * H, I)
+    weight_hh: Tensor  # (G * H, H)
+    bias_ih: Tensor | None  # (G * H,)
+    bias_hh: Tensor | None  # (G * H,)
+    lengths: Tensor | None  # (B,) int64
+    mode: str
+    reverse: bool
+    reset: Tensor | None = None  # (T, B) bool
+    extras: tuple[Tensor | None, ...] = ()
+    masks: tuple[Tensor | None, ...] = ()  # each (T, B, H)
+
+
+def carries_cell(mode: str) -> bool:
+    """Whether a cell carries a cell state beside its hidden state."""
+    return len(CELLS[mode].states) > 1
+
+
+def misfit(call: Call) -> str | None:
+    """Why the kernels can't be given these tensors, whose memory they read unchecked; None if they can."""
+    if call.mode not in KERNELS:
+        return f"mode must be one of {', '.join(KERNELS)}, given {call.mode!r}"
+    if call.x.dim() != 3 or call.hidden.dim() != 2:
+        return f"x and hidden must be (T, B, I) and (B, H), given {tuple(call.x.shape)} and {tuple(call.hidden.shape)}"
+    steps, batch, inputs = call.x.shape
+    width = call.hidden.size(1)
+    rows = KERNELS[call.mode].rows * width
+    shapes = (
+        (steps, batch, inputs),
+        (batch, width),
+        (batch, width),
+        (rows, inputs),
+        (rows, width),
+        (rows,),
+        (rows,),
+    )
+    tensors: tuple[Tensor | None, ...] = call[:7]
+    for name, tensor, shape in zip(Call._fields, tensors, shapes, strict=False):
+        if tensor is not None and not _fits(tensor, shape):
+            return _told(name, tensor, shape)
+    if call.extras or call.masks or call.reset is not None:
+        reason = _misfit_of_the_rest(call, (steps, batch, width))
+        if reason is not None:
+            return reason
+    if (call.cell is None) == carries_cell(call.mode):
+        return f"cell is for an LSTM, and needed there; the mode is {call.mode}"
+    if (call.bias_ih is None) != (call.bias_hh is None):
+        return "bias_ih and bias_hh must be given both or neither"
+    lengths = call.lengths
+    if lengths is not None and not (lengths.shape == (batch,) and lengths.dtype is torch.int64 and lengths.is_cpu):
+        kind = f"{lengths.dtype} on {lengths.device}".removeprefix("torch.")
+        return f"lengths must be ({batch},), int64 on cpu, given {tuple(lengths.shape)}, {kind}"
+    return None
+
+
+def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    return (
+        tensor.shape == shape
+        and tensor.dtype is torch.float32
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and not tensor._is_zerotensor()
+    )
+
+
+def _told(name: str, tensor: Tensor, shape: tuple[int, ...]) -> str:
+    kind = f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")
+    return f"{name} must be {shape}, float32 on cpu, given {tuple(tensor.shape)}, {kind}, {tensor.layout}"
+
+
+def _misfit_of_the_rest(call: Call, states: tuple[int, int, int]) -> str | None:
+    """The same for what only some calls have."""
+    own = CELLS[call.mode].parameters
+    for name, tensor in zip(Weights._fields[4:], call.extras or (None,) * len(Weights._fields[4:]), strict=True):
+        if (tensor is None) != (name not in own or (name.endswith("bias") and call.bias_ih is None)):
+            return f"{name} is for cells that have it; those of {call.mode} are {', '.join(own) or 'none'}"
+        if tensor is not None and not _fits(tensor, (own[name] * states[2],)):
+            return _told(name, tensor, (own[name] * states[2],))
+    for name, mask in zip(Masks._fields, call.masks, strict=False):
+        if mask is not None and not _fits(mask, states):
+            return _told(f"the mask {name}", mask, states)
+    drawn = {name for name, mask in zip(Masks._fields, call.masks, strict=False) if mask is not None}
+    if drawn - set(CELLS[call.mode].masks):
+        return (
+            f"masks of {call.mode} are {', '.join(CELLS[call.mode].masks) or 'none'}, given {', '.join(sorted(drawn))}"
+        )
+    reset = call.reset
+    if reset is not None and not (reset.shape == states[:2] and reset.dtype is torch.bool and reset.is_cpu):
+        return f"reset must be {states[:2]}, bool on cpu, given {tuple(reset.shape)}, {reset.dtype} on {reset.device}"
+    return None
+
+
+def sizes(call: Call) -> tuple[int, int, int]:
+    """T, B, H."""
+    steps, batch, _ = call.x.shape
+    return steps, batch, call.hidden.size(1)
+
+
+def total_sizes(call: Call) -> tuple[tuple[int, int, int], ...]:
+    """The shapes of the hidden states, cells and gates of all steps, with width 0 for what a cell has not."""
+    steps, batch, width = sizes(call)
+    return (
+        (steps, batch, width),
+        (steps, batch, width * (call.cell is not None)),
+        (steps, batch, width * KERNELS[call.mode].stored),
+    )
+
+
+def extra(call: Call, name: str) -> Tensor | None:
+    """One of the call's extras by its name, None if it has none."""
+    return call.extras[Weights._fields.index(name) - 4] if call.extras else None
+
+
+def projects_apart(call: Call) -> bool:
+    """Whether the kernel is given the input's part projected: it is normalised over all units at once."""
+    return call.mode == "LSTM_LAYER_NORM"
+
+
+def projected(call: Call) -> Tensor:
+    """The input's part of all pre-activations, (T, B, G * H)."""
+    return CELLS[call.mode].project(call.x, Weights(*call[3:7], *call.extras))

@@ -1,0 +1,95 @@
+"""The gradients that are left to PyTorch after the kernels' loop: large products over all steps at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unrolled.recurrence.call import KERNELS, Call, extra, projects_apart, sizes
+
+
+def through_projection(call: Call, pre: Tensor, *, need_x: bool, need_weights: bool) -> dict[str, Any]:
+    """The gradients of what the projected input was formed from; its product is formed again."""
+    if not (need_x or need_weights):
+        return {}
+    rows = (call.x.size(0) * call.x.size(1), call.weight_ih.size(0))
+    x = call.x.reshape(rows[0], -1)
+    product = torch.mm(x, call.weight_ih.t())
+    gains = extra(call, "norm_ih")
+    _, mean, scale = torch.native_layer_norm(product, rows[1:], gains, call.bias_ih, 1e-5)
+    grad = pre[..., rows[1] :].reshape(rows)
+    wanted = (need_x or need_weights, need_weights, need_weights and call.bias_ih is not None)
+    grad_product, norm_ih, bias_ih = torch.ops.aten.native_layer_norm_backward(
+        grad, product, rows[1:], mean, scale, gains, call.bias_ih, wanted
+    )
+    found = {"norm_ih": norm_ih, "bias_ih": bias_ih} if need_weights else {}
+    if need_x:
+        found["x"] = torch.mm(grad_product, call.weight_ih).view(call.x.shape)
+    if need_weights:
+        found["weight_ih"] = torch.mm(grad_product.t(), x)
+    return found
+
+
+def large_products(call: Call, output: Tensor, pre: Tensor, *, need_x: bool, need_weights: bool) -> dict[str, Any]:
+    """The gradients of x, weight_ih and weight_hh from that of the pre-activations, over all steps at once."""
+    steps, batch, hidden_size = sizes(call)
+    found: dict[str, Any] = {}
+    if need_weights:
+        of_hidden = pre[..., : KERNELS[call.mode].rows * hidden_size]
+        found["weight_hh"] = _product_with_states_before(call, output, of_hidden)
+    if projects_apart(call):
+        return found
+    rows = pre.view(steps * batch, -1)
+    # A GRU's candidate has two parts: the recurrent one stands third, the input's fourth.
+    gru = call.mode == "GRU"
+    blocks = (2 * hidden_size, hidden_size) if gru else (rows.size(1),)
+    of_input = (rows[:, : 2 * hidden_size], rows[:, 3 * hidden_size :]) if gru else (rows,)
+    if need_x:
+        first, *others = zip(of_input, call.weight_ih.split(blocks), strict=True)
+        grad_x = torch.mm(*first)
+        for part, weight in others:
+            grad_x.addmm_(part, weight)
+        found["x"] = grad_x.view(call.x.shape)
+    if need_weights:
+        x = call.x.reshape(steps * batch, -1)
+        found["weight_ih"] = grad_ih = torch.empty_like(call.weight_ih)
+        for part, to in zip(of_input, grad_ih.split(blocks), strict=True):
+            torch.mm(part.t(), x, out=to)
+    return found
+
+
+def _product_with_states_before(call: Call, output: Tensor, pre: Tensor) -> Tensor:
+    """The sum over all steps of pre (B, G * H) with the hidden state before the step (B, H)."""
+    steps, batch, _ = sizes(call)
+    mask = call.masks[0] if call.masks else None
+    if mask is not None or call.reset is not None or (call.reverse and call.lengths is not None):
+        before = _states_before(call, output, call.hidden)
+        if mask is not None:
+            before *= mask
+        return torch.mm(pre.reshape(steps * batch, -1).t(), before.view(steps * batch, -1))
+    later, earlier = (pre[:-1], output[1:]) if call.reverse else (pre[1:], output[:-1])
+    grad = torch.mm(pre[-1 if call.reverse else 0].t(), call.hidden)
+    return grad.addmm_(later.flatten(0, 1).t(), earlier.flatten(0, 1)) if steps > 1 else grad
+
+
+def _states_before(call: Call, states: Tensor, initial: Tensor) -> Tensor:
+    """(T, B, H) a state before each step, from that after it: a copy."""
+    if not call.reverse:
+        before = torch.cat((initial.unsqueeze(0), states[:-1]))
+    elif call.lengths is None:
+        before = torch.cat((states[1:], initial.unsqueeze(0)))
+    else:
+        # Sequences begin at their last step, each from its initial state.
+        before = torch.cat((states[1:], torch.zeros_like(states[:1])))
+        before[(call.lengths - 1).clamp(min=0), torch.arange(states.size(1))] = initial
+    return before if call.reset is None else before.masked_fill_(call.reset.unsqueeze(-1), 0)
+
+
+def peephole_gradient(call: Call, cells: Tensor, pre: Tensor) -> Tensor:
+    """(3 * H,): the input and forget gates saw the cell state before the step, the output gate the one after it."""
+    assert call.cell is not None
+    seen = _states_before(call, cells, call.cell)
+    into, forget, _, out = pre.chunk(4, dim=-1)
+    return torch.cat([(grad * cell).sum((0, 1)) for grad, cell in ((into, seen), (forget, seen), (out, cells))])
