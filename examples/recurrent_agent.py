@@ -61,12 +61,10 @@ class Agent(nn.Module):
 
 
 class Rollout(NamedTuple):
-    """x: (T + 1, B, 4) and begins: (T + 1, B), with the step after the last; actions, rewards: (T, B)."""
-
-    x: Tensor
-    begins: Tensor
-    actions: Tensor
-    rewards: Tensor
+    x: Tensor  # (T + 1, B, 4), and begins alike: the step after the last is there too, for its value
+    begins: Tensor  # (T + 1, B), whether a step is the first of its episode
+    actions: Tensor  # (T, B)
+    rewards: Tensor  # (T, B)
     logits: Tensor  # (T, B, 3)
 
 
@@ -90,7 +88,7 @@ def loss_of(agent: Agent, rollout: Rollout, state: State, memory: bool) -> Tenso
     logits, values, _ = agent(rollout.x, state, reset)
     torch.testing.assert_close(logits[:T], rollout.logits)  # the one call has seen what the loop of steps saw
 
-    gains, gain = torch.zeros(T, B), values[T].detach()  # the value of the step after the last stands for the rest
+    gains, gain = torch.zeros(T, B), values[T].detach()
     for t in reversed(range(T)):
         gain = gains[t] = rollout.rewards[t] + GAMMA * gain * ~rollout.begins[t + 1]
     policy, advantage = Categorical(logits=logits[:T]), gains - values[:T]
@@ -104,7 +102,7 @@ def train(*, memory: bool) -> float:
     agent, mazes = Agent(), Mazes()
     optimizer = torch.optim.Adam(agent.parameters(), lr=5e-3)
     begins, state = torch.ones(B, dtype=torch.bool), (torch.zeros(1, B, H), torch.zeros(1, B, H))
-    rewards, episodes = 0.0, 0.0
+    rewards = episodes = 0.0
     for update in range(UPDATES):
         rollout, after = act(agent, mazes, begins, state, memory)
         loss = loss_of(agent, rollout, state, memory)
@@ -119,8 +117,8 @@ def train(*, memory: bool) -> float:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a step is this small that waking a second thread takes longer than the step
-    print("mean return of an episode, by the end of training")
+    torch.set_num_threads(1)  # steps this small are done before a second thread is awake
+    print("mean return of an episode, last fifth of training")
     print(f"  LSTM                           {train(memory=True):6.2f}")
     print(f"  the same, reset at every step  {train(memory=False):6.2f}")
     print("  best possible without memory     0.00 (walk, then guess)")

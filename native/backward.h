@@ -288,16 +288,15 @@ class Backward {
                     if (carries_ || step == T - 1) grad += load(grad_hidden_ + at);
                     store(row_grad_ + at, grad);
                 }
-                continue;
             } else {
-            vec bias[PRE] = {};
-            in_groups<SIDE_BY_SIDE>(0, R, [&]<int N>(int64_t r) {
-                vec grads[N];
-                UNROLLED_EACH grads[n] = done[r + n][v];
-                step_units(part, step, first + r, unit, count, grads, bias);
-            });
-            float* to = bias_sums_ + (bias_owner(part) * 2 + 1) * SUMS * padded(H) + unit;
-            for (int g = 0; g < PRE; ++g, to += padded(H)) store(to, load(to) + bias[g]);
+                vec bias[PRE] = {};
+                in_groups<SIDE_BY_SIDE>(0, R, [&]<int N>(int64_t r) {
+                    vec grads[N];
+                    UNROLLED_EACH grads[n] = done[r + n][v];
+                    step_units(part, step, first + r, unit, count, grads, bias);
+                });
+                float* to = bias_sums_ + (bias_owner(part) * 2 + 1) * SUMS * padded(H) + unit;
+                for (int g = 0; g < PRE; ++g, to += padded(H)) store(to, load(to) + bias[g]);
             }
         }
     }

@@ -102,7 +102,13 @@ class Forward {
         reset_states(part, 0, first, end);
         barrier_if_shared(barrier, part);
         for (int64_t n = 0; n < T; ++n) {
-            if (!Cell::WHOLE_ROWS && n % chunk_ == 0) project(part, n, n + chunk_ < T ? chunk_ : T - n);
+            if (!Cell::WHOLE_ROWS && n % chunk_ == 0) {
+                const int64_t steps = n + chunk_ < T ? chunk_ : T - n;
+                if (unpacked_)
+                    project_few(part, n, steps);
+                else
+                    project(part, n, steps);
+            }
             step(part, n);
             reset_states(part, n + 1, first, end);
             barrier_if_shared(barrier, part);
@@ -167,10 +173,7 @@ class Forward {
 #pragma GCC unroll 8
                             for (int v = 0; v < VECTORS; ++v) sums[r][v] = load(bias_ + at + v * LANES);
                         }
-                        if (unpacked_)
-                            accumulate_unpacked<R, VECTORS>(sums, numbers, l_.weight_ih, I, panel);
-                        else
-                            accumulate<R, VECTORS>(sums, numbers, input_weights_ + at * I, I, width_ * I > FAR);
+                        accumulate<R, VECTORS>(sums, numbers, input_weights_ + at * I, I, width_ * I > FAR);
 #pragma GCC unroll 8
                         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -179,14 +182,49 @@ class Forward {
             });
     }
 
-    // The sums of a panel's units, from the rows of the weights where they stand.
-    template <int R, int VECTORS>
-    void accumulate_unpacked(Sums<R, VECTORS>& sums, const float* const (&numbers)[R], const float* weights, int64_t depth,
-                             int64_t panel) const {
-        for (int v = 0; v < VECTORS; ++v) {
-            const int64_t unit = (panel * U + v / G) * LANES, count = H - unit < LANES ? H - unit : LANES;
-            for (int r = 0; r < R; ++r) sums[r][v] += dot_rows(weights + (v % G * H + unit) * depth, count, numbers[r], depth);
-        }
+    // `project` where the weights are not packed. Apart from it, so that its sums stay in registers.
+    void project_few(const Part& part, int64_t n, int64_t steps) {
+        for_each_vector(part, [&](int64_t at, int64_t unit, int64_t count) {
+            for (int64_t slot = 0; slot < steps; ++slot)
+                for (int64_t b = part.row; b < part.row_end; ++b)
+                    for (int64_t g = 0; g < G; ++g) {
+                        const float* numbers = l_.x + time(n + slot) * l_.x_step + b * l_.x_row;
+                        const int64_t to = at + g * LANES;
+                        store(pre_ + (slot * B + b) * width_ + to,
+                              load(bias_ + to) + dot_rows(l_.weight_ih + (g * H + unit) * I, count, numbers, I));
+                    }
+        });
+    }
+
+    // The products of a step and the cell's own work, where the weights are not packed.
+    void step_few(const Part& part, const ForwardStep& s, int64_t t, int64_t slot) {
+        for_each_vector(part, [&](int64_t at, int64_t unit, int64_t count) {
+            for (int64_t b = part.row; b < part.row_end; ++b) {
+                vec sums[G];
+                float* pre = pre_ + (slot * B + b) * width_ + at;
+                for (int g = 0; g < G; ++g) {
+                    const vec product =
+                        dot_rows(l_.weight_hh + (g * H + unit) * H, count, s.before + b * state_row_, H);
+                    if (Cell::WHOLE_ROWS)
+                        store(pre + g * LANES, product);
+                    else
+                        sums[g] = product + load(Cell::KEEPS_HIDDEN && g == G - 1 ? recurrent_bias_ + unit : pre + g * LANES);
+                }
+                const int64_t vector = unit / LANES;
+                if constexpr (!Cell::WHOLE_ROWS)
+                    finish<1>(s, t, slot, vector / U, vector % U, b, [&](int64_t) { return sums; });
+            }
+        });
+    }
+
+    // Calls work(place in a packed row, first unit, how many) for each vector of a part's units.
+    template <class Work>
+    void for_each_vector(const Part& part, Work work) const {
+        for (int64_t panel = part.panel; panel < part.panel_end; ++panel)
+            for (int64_t u = 0; u < units(panel); ++u) {
+                const int64_t unit = (panel * U + u) * LANES;
+                work((panel * V + u * G) * LANES, unit, H - unit < LANES ? H - unit : LANES);
+            }
     }
 
     void step(const Part& part, int64_t n) {
@@ -194,13 +232,16 @@ class Forward {
         ForwardStep s{H, hidden_[n & 1], hidden_[(n + 1) & 1], cell_, l_.output + t * B * H,
                       l_.cells ? l_.cells + t * B * H : nullptr, l_.gates ? l_.gates + t * B * Cell::STORED * H : nullptr,
                       T * B * Cell::STORED * H > LARGE, l_.variation, t};
-        for (int64_t panel = part.panel; panel < part.panel_end; ++panel)
-            with_vectors<V>(units(panel) * G, [&]<int VECTORS>() {
-                if constexpr (VECTORS % G == 0)
-                    in_groups<rows_in_registers<VECTORS>()>(part.row, part.row_end, [&]<int R>(int64_t first) {
-                        step_group<R, VECTORS>(s, t, slot, panel, first);
-                    });
-            });
+        if (unpacked_)
+            step_few(part, s, t, slot);
+        else
+            for (int64_t panel = part.panel; panel < part.panel_end; ++panel)
+                with_vectors<V>(units(panel) * G, [&]<int VECTORS>() {
+                    if constexpr (VECTORS % G == 0)
+                        in_groups<rows_in_registers<VECTORS>()>(part.row, part.row_end, [&]<int R>(int64_t first) {
+                            step_group<R, VECTORS>(s, t, slot, panel, first);
+                        });
+                });
         if constexpr (Cell::WHOLE_ROWS)
             for (int64_t b = part.row; b < part.row_end; ++b) {
                 const Place at{b * H, b * Cell::STORED * H, b * state_row_, H, b, 0};
@@ -227,29 +268,27 @@ class Forward {
             const float* pre = pre_ + (slot * B + first + r) * width_ + at;
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v)
-                sums[r][v] = Cell::WHOLE_ROWS ? vec{} : Cell::KEEPS_HIDDEN && v == G - 1 ? load(recurrent_bias_ + panel * LANES) : load(pre + v * LANES);
+                sums[r][v] = Cell::WHOLE_ROWS                       ? vec{}
+                             : Cell::KEEPS_HIDDEN && v == G - 1 ? load(recurrent_bias_ + panel * LANES)
+                                                                : load(pre + v * LANES);
         }
-        if (unpacked_)
-            accumulate_unpacked<R, VECTORS>(sums, numbers, l_.weight_hh, H, panel);
-        else
-            accumulate<R, VECTORS>(sums, numbers, weights_ + at * H, H, width_ * H > FAR);
+        accumulate<R, VECTORS>(sums, numbers, weights_ + at * H, H, width_ * H > FAR);
         if constexpr (Cell::WHOLE_ROWS) {
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
                 for (int v = 0; v < VECTORS; ++v) store(pre_ + (first + r) * width_ + at + v * LANES, sums[r][v]);
-            return;
+        } else {
+            vec done[R][VECTORS];
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+                for (int v = 0; v < VECTORS; ++v) done[r][v] = sums[r][v];
+            for (int u = 0; u < VECTORS / G; ++u)
+                in_groups<SIDE_BY_SIDE>(0, R, [&]<int N>(int64_t r) {
+                    finish<N>(s, t, slot, panel, u, first + r, [&](int64_t n) { return &done[r + n][u * G]; });
+                });
         }
-        vec done[R][VECTORS];
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v) done[r][v] = sums[r][v];
-        if constexpr (!Cell::WHOLE_ROWS)
-        for (int u = 0; u < VECTORS / G; ++u)
-            in_groups<SIDE_BY_SIDE>(0, R, [&]<int N>(int64_t r) {
-                finish<N>(s, t, slot, panel, u, first + r, [&](int64_t n) { return &done[r + n][u * G]; });
-            });
     }
 
     // The cell's own work for one vector of units of N rows.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from unrolled import compilation, initialisation, streaming
+from unrolled import compilation, inference, initialisation
 from unrolled.marks import checked_lengths, checked_reset
 from unrolled.observation import NOTHING, Opened, observed, show, wanted
 from unrolled.precision import Precision, autocast_is_on
@@ -109,9 +109,9 @@ class Layer(_Initialised):
         compiling = torch.compiler.is_compiling()
         plain = lengths is None and reset is None
         if plain and not compiling and not torch.is_grad_enabled():
-            stepped = streaming.step(self, input, hx)
-            if stepped is not None:
-                return stepped
+            result = inference.infer(self, input, hx)
+            if result is not None:
+                return result
         batch: tuple[int, ...]
         if isinstance(input, PackedSequence):
             x, rank, batch = input.data, 2, (int(input.batch_sizes[0]),)

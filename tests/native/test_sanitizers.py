@@ -29,6 +29,9 @@ TESTS = [
     "test_kernels.py::test_no_steps_leave_the_initial_states",
     "test_kernels.py::test_layout_of_the_input_and_of_the_outputs_gradient_is_free",
     "test_kernels.py::test_expanded_input_has_the_gradient_of_a_copied_one",
+    "test_resets_and_variants.py::test_resets_match_the_reference",
+    "test_resets_and_variants.py::test_variants_with_resets_match_the_reference",
+    "test_resets_and_variants.py::test_calls_of_few_steps_match_the_reference",
     "test_activations.py::test_within_two_ulp_at_every_exponent",
     "test_activations.py::test_any_count_writes_just_as_many",
 ]

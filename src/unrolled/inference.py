@@ -1,4 +1,7 @@
-"""One step at a time, as in serving or acting: a short way to the kernels, for the call costs more than the step."""
+"""Calls without gradients by a short way to the kernels.
+
+In serving or acting, one step at a time, all that stands around a kernel costs several times the kernel.
+"""
 
 from __future__ import annotations
 
@@ -21,33 +24,39 @@ _UP_TO_OUTPUT = len(cpu._LayerCall._fields_[: [name for name, _ in cpu._LayerCal
 _CALL = struct.Struct(f"{_UP_TO_OUTPUT}q{8 * (_LAYER_NUMBERS - _UP_TO_OUTPUT)}x2q")
 
 
-def step(module: Any, x: Any, hx: Any) -> Any:
-    """The result of a call that takes one step of a plain layer, without gradients; None if the call is another one.
+def infer(module: Any, x: Any, hx: Any) -> Any:
+    """The result of a call of a plain layer without gradients; None if the call is another one.
 
     Args:
         module: a layer of unrolled.
-        x: (1, B, I), or (B, 1, I) with batch_first.
-        hx: its states, each (1, B, H).
+        x: its input, (T, B, I), or (B, T, I) with batch_first.
+        hx: its states, each (1, B, H), or None.
 
     Whatever is not as it mostly is goes the long way, which says what is wrong where something is.
     """
     mode = module.mode
-    if type(x) is not Tensor or x.dim() != 3 or module.num_layers != 1 or module.bidirectional or mode not in _PLAIN:
+    if type(x) is not Tensor or x.dim() != 3 or x.layout is not torch.strided or mode not in _PLAIN:
+        return None
+    if module.num_layers != 1 or module.bidirectional:
         return None
     steps, batch, inputs = x.shape
+    step, row, gap = x.stride()
     if module.batch_first:
-        steps, batch = batch, steps
+        steps, batch, step, row = batch, steps, row, step
     width = module.hidden_size
-    if steps != 1 or inputs != module.input_size or batch == 0 or module.proj_size:
+    if steps == 0 or batch == 0 or inputs != module.input_size or (gap != 1 and inputs != 1) or module.proj_size:
         return None
-    if mode == "LSTM":
-        if type(hx) is not tuple or len(hx) != 2:
-            return None
-        hidden, cell = hx
-    else:
-        hidden, cell = hx, None
     # Before any tensor is looked into: those that a transform has wrapped have no memory.
     if not dispatch.unhindered() or observed():
+        return None
+    state = (1, batch, width)
+    if hx is None:
+        hidden, cell = x.new_zeros(state), x.new_zeros(state) if mode == "LSTM" else None
+    elif mode != "LSTM":
+        hidden, cell = hx, None
+    elif type(hx) is tuple and len(hx) == 2:
+        hidden, cell = hx
+    else:
         return None
     parameters = module._parameters
     ih, hh, bias_ih, bias_hh, *_ = parameter_names(mode, "l0")
@@ -63,7 +72,6 @@ def step(module: Any, x: Any, hx: Any) -> Any:
         tensors += (first, second)
     if cell is not None:
         tensors.append(cell)
-    state = (1, batch, width)
     if (
         type(hidden) is not Tensor
         or hidden.shape != state
@@ -73,9 +81,6 @@ def step(module: Any, x: Any, hx: Any) -> Any:
         or weight_ih.shape != (rows, inputs)
         or weight_hh.shape != (rows, width)
     ):
-        return None
-    step, row, gap = x.stride()
-    if gap != 1 and inputs != 1:
         return None
     addresses = []
     for tensor in tensors:
@@ -88,14 +93,14 @@ def step(module: Any, x: Any, hx: Any) -> Any:
         ):
             return None
         addresses.append(tensor.data_ptr())
-    output, final_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
+    output, final_hidden = x.new_empty((steps, batch, width)), torch.empty_like(hidden)
     final_cell = None if cell is None else torch.empty_like(cell)
-    layer = (cpu.KERNELS[mode].number, 1, batch, inputs, width, 0, torch.get_num_threads(), 0, 0)
+    layer = (cpu.KERNELS[mode].number, steps, batch, inputs, width, 0, torch.get_num_threads(), 0, 0)
     x_at, hidden_at, ih_at, hh_at, *rest = addresses
     cell_at = rest.pop() if cell is not None else 0
     biases_at = rest or (0, 0)
-    places = (x_at, 0, step if module.batch_first else row, ih_at, hh_at, *biases_at, hidden_at, cell_at)
-    ends = (output.data_ptr(), final_hidden.data_ptr(), 0 if final_cell is None else final_cell.data_ptr())
+    places = (x_at, step, row, ih_at, hh_at, *biases_at, hidden_at, cell_at, output.data_ptr())
+    ends = (final_hidden.data_ptr(), 0 if final_cell is None else final_cell.data_ptr())
     cpu.kernels().forward_packed(_CALL.pack(*layer, *places, *ends))
-    output = output.view(batch, 1, width) if module.batch_first else output
+    output = output.transpose(0, 1) if module.batch_first else output
     return output, final_hidden if final_cell is None else (final_hidden, final_cell)
