@@ -164,8 +164,3 @@ def extra(call: Call, name: str) -> Tensor | None:
 def projects_apart(call: Call) -> bool:
     """Whether the kernel is given the input's part projected: it is normalised over all units at once."""
     return call.mode == "LSTM_LAYER_NORM"
-
-
-def projected(call: Call) -> Tensor:
-    """The input's part of all pre-activations, (T, B, G * H)."""
-    return CELLS[call.mode].project(call.x, Weights(*call[3:7], *call.extras))

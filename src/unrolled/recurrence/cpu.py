@@ -24,7 +24,7 @@ from unrolled.recurrence import library, products
 # What a call is stands in a file of its own, and is reached from here too.
 from unrolled.recurrence.call import KERNELS as KERNELS
 from unrolled.recurrence.call import Call as Call
-from unrolled.recurrence.call import extra, projected, projects_apart
+from unrolled.recurrence.call import extra, projects_apart
 from unrolled.recurrence.call import misfit as misfit
 from unrolled.recurrence.call import sizes as sizes
 from unrolled.recurrence.call import total_sizes as total_sizes
@@ -253,15 +253,20 @@ def forward(call: Call, keep: bool) -> Forward:
     final_cell = empty((batch, hidden_size) if has_cell else 0)
     cells = empty((steps, batch, hidden_size) if has_cell and keep else 0)
     gates = empty((steps, batch, stored * hidden_size) if stored else 0)
+    projection = None
     if projects_apart(call):
-        call = call._replace(x=projected(call))
+        projection = _borrowed((steps, batch, KERNELS[call.mode].rows * hidden_size))
+        products.projected(call, projection)
+        call = call._replace(x=projection)
     layer, alive = _described(call, output, cells if has_cell and keep else None, gates if stored else None)
     kernels().forward(_ForwardCall(layer, final_hidden.data_ptr(), final_cell.data_ptr()))
     del alive
+    if projection is not None:
+        _give_back(projection)
     return Forward(output, final_hidden, final_cell, cells, gates)
 
 
-# The last large buffer of a backward: one that is written anew costs twice as much for its fresh pages.
+# The last large buffer of a pass: one that is written anew costs twice as much for its fresh pages.
 _spare: list[Tensor] = []
 _LARGEST_SPARE = 1 << 24  # numbers: 64 MiB
 
@@ -276,6 +281,11 @@ def _borrowed(shape: tuple[int, ...]) -> Tensor:
     if count <= spare.numel() <= _LARGEST_SPARE:
         return spare.view(-1)[:count].view(shape)
     return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _give_back(tensor: Tensor) -> None:
+    """Keep what was borrowed, the whole of it where it was a part."""
+    _spare[:] = [tensor if tensor._base is None else tensor._base]
 
 
 class Gradients(NamedTuple):
@@ -365,7 +375,7 @@ def backward(
                     **products.through_projection(call, pre, need_x=need_x, need_weights=need_weights)
                 )
                 found = found._replace(**(norms if need_weights else {}))
-        _spare[:] = [pre]
+        _give_back(pre)
     return found
 
 

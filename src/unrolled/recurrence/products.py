@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,26 +10,50 @@ from torch import Tensor
 
 from unrolled.recurrence.call import KERNELS, Call, extra, projects_apart, sizes
 
+# Numbers of a piece of a large product: it stays in a core's cache, and no fresh pages are needed for the whole.
+_PIECE = 1 << 18
+
+
+def _pieces(call: Call) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    """Some rows of the input (R, I) with their projection (R, G * H), and where they stand among all T * B rows."""
+    x = call.x.reshape(-1, call.x.size(2))
+    count = max(64, _PIECE // call.weight_ih.size(0))
+    memory = x.new_empty((min(count, x.size(0)), call.weight_ih.size(0)))
+    for first in range(0, x.size(0), count):
+        rows = slice(first, min(first + count, x.size(0)))
+        yield x[rows], torch.mm(x[rows], call.weight_ih.t(), out=memory[: rows.stop - first]), rows
+
+
+def projected(call: Call, to: Tensor) -> None:
+    """Fill (T, B, G * H) with the projected and normalised input, as `cells._project_normalised` forms it."""
+    flat, shape = to.view(-1, to.size(2)), call.weight_ih.shape[:1]
+    for _, product, rows in _pieces(call):
+        flat[rows] = torch.native_layer_norm(product, shape, extra(call, "norm_ih"), call.bias_ih, 1e-5)[0]
+
 
 def through_projection(call: Call, pre: Tensor, *, need_x: bool, need_weights: bool) -> dict[str, Any]:
     """The gradients of what the projected input was formed from; its product is formed again."""
     if not (need_x or need_weights):
         return {}
-    rows = (call.x.size(0) * call.x.size(1), call.weight_ih.size(0))
-    x = call.x.reshape(rows[0], -1)
-    product = torch.mm(x, call.weight_ih.t())
-    gains = extra(call, "norm_ih")
-    _, mean, scale = torch.native_layer_norm(product, rows[1:], gains, call.bias_ih, 1e-5)
-    grad = pre[..., rows[1] :].reshape(rows)
-    wanted = (need_x or need_weights, need_weights, need_weights and call.bias_ih is not None)
-    grad_product, norm_ih, bias_ih = torch.ops.aten.native_layer_norm_backward(
-        grad, product, rows[1:], mean, scale, gains, call.bias_ih, wanted
-    )
-    found = {"norm_ih": norm_ih, "bias_ih": bias_ih} if need_weights else {}
-    if need_x:
-        found["x"] = torch.mm(grad_product, call.weight_ih).view(call.x.shape)
+    gains, bias, shape = extra(call, "norm_ih"), call.bias_ih, call.weight_ih.shape[:1]
+    grads = pre.view(-1, pre.size(2))[:, shape[0] :]
+    wanted = (True, need_weights, need_weights and bias is not None)
+    found: dict[str, Any] = {"x": torch.empty_like(call.x, memory_format=torch.contiguous_format)} if need_x else {}
     if need_weights:
-        found["weight_ih"] = torch.mm(grad_product.t(), x)
+        found |= {"weight_ih": torch.zeros_like(call.weight_ih), "norm_ih": torch.zeros_like(call.weight_ih[:, 0])}
+        found["bias_ih"] = None if bias is None else torch.zeros_like(bias)
+    for x, product, rows in _pieces(call):
+        _, mean, scale = torch.native_layer_norm(product, shape, gains, bias, 1e-5)
+        grad, *sums = torch.ops.aten.native_layer_norm_backward(
+            grads[rows], product, shape, mean, scale, gains, bias, wanted
+        )
+        if need_x:
+            torch.mm(grad, call.weight_ih, out=found["x"].view(-1, x.size(1))[rows])
+        if need_weights:
+            found["weight_ih"].addmm_(grad.t(), x)
+            for name, one in zip(("norm_ih", "bias_ih"), sums, strict=True):
+                if found[name] is not None:
+                    found[name] += one
     return found
 
 
