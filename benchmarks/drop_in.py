@@ -23,16 +23,9 @@ import unrolled
 from unrolled.bench.alternation import alternate
 from unrolled.bench.truth import TOLERANCE
 from unrolled.recurrence.cells import NO_MASKS, Masks
+from unrolled.variants import VARIANTS
 
 KINDS = ("RNN", "GRU", "LSTM")
-VARIANTS = (
-    "PeepholeLSTM",
-    "CoupledLSTM",
-    "LayerNormLSTM",
-    "ZoneoutLSTM",
-    "VariationalDropoutLSTM",
-    "RecurrentDropoutLSTM",
-)
 B, T, I, H = 32, 128, 128, 128  # noqa: E741
 Works = dict[str, Callable[[], object]]
 
@@ -165,8 +158,8 @@ def variants(seconds: float) -> None:
         "unrolled.LSTM": lambda: trained(lambda: plain(x)[0], plain, grad),
         "torch.nn.LSTM": lambda: trained(lambda: theirs(x)[0], theirs, grad),
     }
-    for kind in VARIANTS:
-        layer = getattr(unrolled, kind)(I, H).train()
+    for variant in VARIANTS.values():
+        kind, layer = variant.__name__, variant(I, H).train()
         exact, fixed = copy.deepcopy(layer).double(), copy.deepcopy(layer)
         # The same draw for both: random numbers of another dtype would be others.
         masks = layer._noise("l0", T, B, x)

@@ -24,7 +24,7 @@ import unrolled
 KINDS = ["space", "keyword", "name", "number", "string", "comment", "operator"]
 CHARACTERS = 128  # ASCII; the last stands for all others
 PADDING = -1
-UPDATES, B = 300, 128
+UPDATES, B = 600, 64
 
 Line = tuple[Tensor, Tensor]  # characters (T,), kinds (T,)
 
@@ -73,7 +73,7 @@ class Tagger(nn.Module):
 
 
 def train(tagger: Tagger, lines: list[Line]) -> None:
-    optimizer = torch.optim.Adam(tagger.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(tagger.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, UPDATES)
     for _ in range(UPDATES):
         characters, kinds, lengths = batch_of([lines[i] for i in torch.randint(len(lines), (B,))])
@@ -89,8 +89,8 @@ def train(tagger: Tagger, lines: list[Line]) -> None:
 def tags_of(tagger: Tagger, lines: list[Line]) -> Tensor:
     """The kinds that the tagger gives to all characters of all lines, one line after the other."""
     tags = []
-    for start in range(0, len(lines), 2 * B):
-        characters, kinds, lengths = batch_of(lines[start : start + 2 * B])
+    for start in range(0, len(lines), 4 * B):
+        characters, kinds, lengths = batch_of(lines[start : start + 4 * B])
         tags.append(tagger(characters, lengths).argmax(-1)[kinds != PADDING])
     return torch.cat(tags)
 

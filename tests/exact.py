@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import unrolled
+from unrolled import variants
 
+KINDS = ["RNN", "GRU", "LSTM"]
+# The LSTM's, the noisy ones last.
+VARIANTS = [kind.__name__ for kind in variants.VARIANTS.values()]
 MODES = ["RNN_TANH", "RNN_RELU", "GRU", "LSTM"]
 T, B, I, H = 6, 3, 4, 5  # noqa: E741
 

@@ -14,16 +14,8 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import unrolled
+from exact import KINDS, VARIANTS
 
-KINDS = ["RNN", "GRU", "LSTM"]
-VARIANTS = [
-    "PeepholeLSTM",
-    "CoupledLSTM",
-    "LayerNormLSTM",
-    "ZoneoutLSTM",
-    "VariationalDropoutLSTM",
-    "RecurrentDropoutLSTM",
-]
 T, B, I, H = 4, 3, 2, 3  # noqa: E741
 LENGTHS = torch.tensor([2, 4, 0])
 RESET = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]], dtype=torch.bool)

@@ -14,16 +14,9 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import unrolled
+from exact import KINDS, VARIANTS
+from unrolled import compilation
 
-KINDS = ["RNN", "GRU", "LSTM"]
-VARIANTS = [
-    "PeepholeLSTM",
-    "CoupledLSTM",
-    "LayerNormLSTM",
-    "ZoneoutLSTM",
-    "VariationalDropoutLSTM",
-    "RecurrentDropoutLSTM",
-]
 B, T, I, H = 3, 6, 4, 5  # noqa: E741
 
 pytestmark = pytest.mark.filterwarnings(
@@ -176,6 +169,7 @@ COMPILED_FIRST = """
 import sys, torch
 before = "torch._dynamo" in sys.modules
 import unrolled
+from unrolled import compilation
 model = torch.nn.Sequential(unrolled.LSTM(3, 4))
 assert before or "torch._dynamo" not in sys.modules, "torch.compile was imported before it was used"
 print(torch.compile(model, fullgraph=True, backend="eager")(torch.zeros(2, 1, 3))[0].shape)
@@ -195,6 +189,32 @@ def test_recording_a_compiled_model_sees_its_steps() -> None:
         found = graph(x)
     assert trace["recurrent.l0.cell"].shape == (B, T, H)
     close(found, graph(x))
+
+
+def test_recordings_that_end_in_another_order_than_they_began_leave_a_compiled_model_compiled() -> None:
+    model, x = Model("GRU"), drawn()
+    calls = []
+
+    def counting(graph: Any, _: Any) -> Any:
+        def run(*given: Any) -> Any:
+            calls.append(1)
+            return graph.forward(*given)
+
+        return run
+
+    torch._dynamo.reset()
+    compiled_model = torch.compile(model, backend=counting)
+    compiled_model(x)
+    # What each recording enters, here as if in two threads.
+    first, second = compilation.set_aside(), compilation.set_aside()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    compiled_model(x)
+    assert len(calls) == 1
+    second.__exit__(None, None, None)
+    compiled_model(x)
+    assert len(calls) == 2
 
 
 # torch.export

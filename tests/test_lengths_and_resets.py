@@ -145,12 +145,20 @@ def test_each_sequence_of_a_variant_equals_the_sequence_alone(kind: str) -> None
         assert not output[length:, row].any()
 
 
-def test_nothing_after_the_end_is_read() -> None:
-    module, x = layer(bidirectional=True, num_layers=2), torch.randn(T, B, I)
+@dtypes
+@pytest.mark.parametrize("kind", KINDS + VARIANTS)
+def test_nothing_after_the_end_is_read_in_the_forward_or_the_backward(kind: str, dtype: torch.dtype) -> None:
+    module = layer(kind, bidirectional=True, num_layers=2, dtype=dtype).eval()
+    x = torch.randn(T, B, I, dtype=dtype)
     broken = x.clone()
     for row, length in enumerate(LENGTHS.tolist()):
         broken[length:, row] = float("nan")
-    for one, other in zip(results(module(x, lengths=LENGTHS)), results(module(broken, lengths=LENGTHS)), strict=True):
+    found = []
+    for given in (x, broken):
+        leaf = given.clone().requires_grad_()
+        result = results(module(leaf, lengths=LENGTHS))
+        found.append([*result, *torch.autograd.grad(loss(result), [leaf, *module.parameters()])])
+    for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
 
 

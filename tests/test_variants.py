@@ -12,18 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import unrolled
+from exact import VARIANTS
 from unrolled.recurrence import cpu
 from unrolled.recurrence.cells import CELLS, Masks
 from unrolled.structure import layer_suffixes
 
-VARIANTS = [
-    "PeepholeLSTM",
-    "CoupledLSTM",
-    "LayerNormLSTM",
-    "ZoneoutLSTM",
-    "VariationalDropoutLSTM",
-    "RecurrentDropoutLSTM",
-]
 NOISY = VARIANTS[3:]
 T, B, I, H = 6, 3, 4, 5  # noqa: E741
 every_variant = pytest.mark.parametrize("kind", VARIANTS)

@@ -7,8 +7,9 @@ on, because torch's own have no single operator it could trace. Unrolled's have 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -27,9 +28,31 @@ def let_dynamo_in() -> None:
         sys.meta_path.insert(0, _OnImport())
 
 
-def set_aside() -> AbstractContextManager[Any]:
-    """A context in which what torch.compile has compiled runs as it was written, so that its steps can be seen."""
-    return torch.compiler.set_stance("force_eager") if _CONFIG in sys.modules else nullcontext()
+# How many contexts hold torch.compile aside, in all threads, and what the first of them entered.
+_held = 0
+_stance: AbstractContextManager[Any] = nullcontext()
+_lock = threading.Lock()
+
+
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """A context in which what torch.compile has compiled runs as it was written, so that its steps can be seen.
+
+    torch's setting is one for all threads, whose contexts need not end in the order in which they began.
+    """
+    global _held, _stance
+    with _lock:
+        if _held == 0:
+            _stance = torch.compiler.set_stance("force_eager") if _CONFIG in sys.modules else nullcontext()
+            _stance.__enter__()
+        _held += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _held -= 1
+            if _held == 0:
+                _stance.__exit__(None, None, None)
 
 
 def _turn_on(config: Any) -> None:

@@ -187,6 +187,8 @@ class Layer(_Initialised):
         steps, batch, _ = x.shape
         if lengths is not None:
             lengths = checked_lengths(lengths, steps, batch, x.device, batched=batched)
+            # Nothing depends on what stands in the padding, but zero times a NaN there would be one in the gradients.
+            x = x.masked_fill(~_taken(x, lengths).unsqueeze(-1), 0)
         if reset is not None:
             if self.bidirectional:
                 raise ValueError(

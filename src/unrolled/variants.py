@@ -206,3 +206,17 @@ class RecurrentDropoutLSTM(_Dropping):
 
     def _noise(self, suffix: str, steps: int, batch: int, x: Tensor) -> Masks:
         return Masks(candidate=self._mask((steps, batch, self.hidden_size), x)) if self._drops() else NO_MASKS
+
+
+# The classes by the rows of the table that they are.
+VARIANTS: dict[str, type[_Variant]] = {
+    kind.variant: kind
+    for kind in (
+        PeepholeLSTM,
+        CoupledLSTM,
+        LayerNormLSTM,
+        ZoneoutLSTM,
+        VariationalDropoutLSTM,
+        RecurrentDropoutLSTM,
+    )
+}
