@@ -74,6 +74,28 @@ def test_steps_equal_the_whole_sequence_and_take_the_short_way(
         assert short == [*[True] * T, False, True, True]
 
 
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_steps_with_resets_equal_the_whole_sequence_and_take_the_short_way(
+    kind: str, batch_first: bool, short: list[bool]
+) -> None:
+    module = getattr(unrolled, kind)(I, H, batch_first=batch_first)
+    shape, dim = ((B, T), 1) if batch_first else ((T, B), 0)
+    x, reset = torch.randn(*shape, I), torch.rand(*shape) < 0.4
+    with torch.no_grad():
+        outputs, state = [], zeros(kind)
+        for step, begins in zip(x.split(1, dim), reset.split(1, dim), strict=True):
+            output, state = module(step, state, reset=begins)
+            outputs.append(output)
+        assert short == [True] * T
+        close((torch.cat(outputs, dim), state), module(x, zeros(kind), reset=reset))
+        with unrolled.backend("reference"):
+            close((torch.cat(outputs, dim), state), module(x, zeros(kind), reset=reset))
+        with pytest.raises(TypeError, match="reset: given torch.float32"):
+            module(x, zeros(kind), reset=reset.float())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{"num_layers": 2}, {"dtype": torch.float64}])
 def test_steps_of_other_layers_equal_the_whole_sequence(kind: str, options: dict[str, Any]) -> None:

@@ -24,13 +24,14 @@ _UP_TO_OUTPUT = len(cpu._LayerCall._fields_[: [name for name, _ in cpu._LayerCal
 _CALL = struct.Struct(f"{_UP_TO_OUTPUT}q{8 * (_LAYER_NUMBERS - _UP_TO_OUTPUT)}x2q")
 
 
-def infer(module: Any, x: Any, hx: Any) -> Any:
+def infer(module: Any, x: Any, hx: Any, reset: Any) -> Any:
     """The result of a call of a plain layer without gradients; None if the call is another one.
 
     Args:
         module: a layer of unrolled.
         x: its input, (T, B, I), or (B, T, I) with batch_first.
         hx: its states, each (1, B, H), or None.
+        reset: (T, B) or (B, T) bool, or None.
 
     Whatever is not as it mostly is goes the long way, which says what is wrong where something is.
     """
@@ -93,9 +94,14 @@ def infer(module: Any, x: Any, hx: Any) -> Any:
         ):
             return None
         addresses.append(tensor.data_ptr())
+    if reset is not None:
+        if type(reset) is not Tensor or reset.dtype is not torch.bool or not reset.is_cpu or reset.shape != x.shape[:2]:
+            return None
+        reset = (reset.t() if module.batch_first else reset).contiguous()
     output, final_hidden = x.new_empty((steps, batch, width)), torch.empty_like(hidden)
     final_cell = None if cell is None else torch.empty_like(cell)
-    layer = (cpu.KERNELS[mode].number, steps, batch, inputs, width, 0, torch.get_num_threads(), 0, 0)
+    reset_at = 0 if reset is None else reset.data_ptr()
+    layer = (cpu.KERNELS[mode].number, steps, batch, inputs, width, 0, torch.get_num_threads(), 0, reset_at)
     x_at, hidden_at, ih_at, hh_at, *rest = addresses
     cell_at = rest.pop() if cell is not None else 0
     biases_at = rest or (0, 0)

@@ -108,8 +108,8 @@ class Layer(_Initialised):
         """
         compiling = torch.compiler.is_compiling()
         plain = lengths is None and reset is None
-        if plain and not compiling and not torch.is_grad_enabled():
-            result = inference.infer(self, input, hx)
+        if lengths is None and not compiling and not torch.is_grad_enabled():
+            result = inference.infer(self, input, hx, reset)
             if result is not None:
                 return result
         batch: tuple[int, ...]
