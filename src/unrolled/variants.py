@@ -172,10 +172,6 @@ class _Dropping(_Noisy):
     def _quiet_mode(self) -> str:
         return "LSTM"
 
-    def _beyond_torch(self, lengths: object, reset: object) -> str | None:
-        # Without noise it is an LSTM, but torch's layer is none of its bases.
-        return super()._beyond_torch(lengths, reset)
-
     def _mask(self, shape: tuple[int, ...], x: Tensor) -> Tensor:
         """Kept units scaled up, so that nothing need be done in eval mode."""
         keep = 1 - self.recurrent_dropout

@@ -84,8 +84,10 @@ Project = Callable[[Tensor, Weights], Tensor]
 
 def _project(x: Tensor, weights: Weights) -> Tensor:
     """W_ih x with both biases."""
-    both = weights.bias_ih is not None and weights.bias_hh is not None
-    return F.linear(x, weights.ih, weights.bias_ih + weights.bias_hh if both else weights.bias_ih)  # type: ignore[operator]
+    bias = weights.bias_ih
+    if bias is not None and weights.bias_hh is not None:
+        bias = bias + weights.bias_hh
+    return F.linear(x, weights.ih, bias)
 
 
 def _project_input_bias(x: Tensor, weights: Weights) -> Tensor:
