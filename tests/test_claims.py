@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from unrolled.claims import MEASUREMENTS, Run, judge
+from unrolled.intervals import Interval
 from unrolled.page.answer import answer
-from unrolled.verdicts import Claim, Finding, Interval, across, all_of
+from unrolled.verdicts import Claim, Finding, across, all_of
 
 SEEDS = range(4)
 SETTING = "recall:lag=9"

@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unrolled.verdicts import Claim, Curve, Finding, Interval, Panel
+from unrolled.drawing.panels import Curve, Panel
+from unrolled.intervals import Interval, number
+from unrolled.verdicts import Claim, Finding
 
 pytest.importorskip("bokeh")
 
+from unrolled.drawing.colours import scale_of
+from unrolled.drawing.plots import comparison_lines, drawable, left_out, looks, plot
 from unrolled.page import Excerpt, write_page
-from unrolled.page.colours import scale_of
 from unrolled.page.following import auc, correlation, memory
-from unrolled.page.plots import comparison_lines, drawable, left_out, looks, plot
-from unrolled.page.wording import badge, measured, number
+from unrolled.page.wording import badge
 
 EVIL = "</script><script>alert('run')</script><img src=x onerror=alert(1)>&\"'"
 LOADING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster", "formaction"}
@@ -156,7 +158,7 @@ def test_every_claim_finding_and_remark_appears(made: Path) -> None:
         for words in (each.text, each.how, *each.remarks, *(p.title for p in each.panels)):
             assert words in text
         for one in each.findings:
-            for words in (one.setting, one.statement, f"{measured(one.interval)} {one.unit}", number(one.threshold)):
+            for words in (one.setting, one.statement, f"{one.interval.text} {one.unit}", number(one.threshold)):
                 assert words in text
     for words in (
         "an answer",

@@ -213,6 +213,7 @@ def _print(study: Study) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from unrolled.intervals import number
     from unrolled.page import wording
 
     table = Table(title="How do the cell state and the hidden state differ?", title_justify="left", box=box.SIMPLE_HEAD)
@@ -225,6 +226,6 @@ def _print(study: Study) -> None:
         table.add_row(f"[bold]{claim.id}[/]", "[bold]all[/]", f"[bold]{overall}[/]", "")
         for setting, verdict in claim.settings.items():
             finding = wording.settling(claim, setting)
-            figure = f"{wording.measured(finding.interval)} {finding.unit}; {wording.number(finding.threshold)}"
+            figure = f"{finding.interval.text} {finding.unit}; {number(finding.threshold)}"
             table.add_row("", escape(setting), verdict, figure)
     Console().print(table)

@@ -1,5 +1,4 @@
-"""How a claim comes out: intervals over seeds, the rule that turns them into a verdict, and what a page needs to show
-it.
+"""How a claim comes out: the rule that turns intervals over seeds into a verdict, and what a page needs to show it.
 
 A verdict is never assumed. `Finding.verdict` compares an interval with the smallest effect that counts, and
 `combine` joins findings, so every claim can come out supported, contradicted or undecided.
@@ -7,47 +6,14 @@ A verdict is never assumed. `Finding.verdict` compares an interval with the smal
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from unrolled.drawing.panels import Panel
+from unrolled.intervals import Interval
+
 Verdict = Literal["supported", "contradicted", "undecided"]
-
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Mean and two-sided Student interval (level 0.95) of one figure over n seeds; low and high are NaN for n < 2."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @classmethod
-    def over(cls, values: Iterable[float]) -> Interval:
-        """The interval of `values`, one per seed; any NaN among them makes the whole interval NaN.
-
-        >>> Interval.over([1.0, 2.0, 3.0])
-        Interval(mean=2, low=-0.48414, high=4.4841, n=3)
-        """
-        from scipy.stats import t
-
-        figures = [float(v) for v in values]
-        n = len(figures)
-        if n == 0 or any(not math.isfinite(v) for v in figures):
-            return cls(math.nan, math.nan, math.nan, n)
-        mean = sum(figures) / n
-        if n < 2:
-            return cls(mean, math.nan, math.nan, n)
-        spread = math.sqrt(sum((v - mean) ** 2 for v in figures) / (n - 1))
-        half = float(t.ppf(0.5 + LEVEL / 2, n - 1)) * spread / math.sqrt(n)
-        return cls(mean, mean - half, mean + half, n)
-
-    def __repr__(self) -> str:
-        return f"Interval(mean={self.mean:.5g}, low={self.low:.5g}, high={self.high:.5g}, n={self.n})"
 
 
 @dataclass(frozen=True)
@@ -92,32 +58,6 @@ def across(verdicts: Sequence[Verdict]) -> Verdict:
     if verdicts and all(v == verdicts[0] for v in verdicts):
         return verdicts[0]
     return "undecided"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a plot, with its interval over seeds; NaN leaves a gap."""
-
-    label: str
-    cell: str
-    state: str
-    x: tuple[float, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One plot: its curves, and the horizontal lines (label, value) they are to be compared with."""
-
-    title: str
-    x_label: str
-    y_label: str
-    curves: tuple[Curve, ...]
-    lines: tuple[tuple[str, float], ...] = ()
-    log_x: bool = False
-    log_y: bool = False
 
 
 @dataclass(frozen=True)

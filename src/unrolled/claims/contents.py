@@ -21,12 +21,14 @@ from unrolled.claims.evidence import (
     left_out,
     settings_of,
 )
+from unrolled.drawing.panels import Panel
 from unrolled.instruments import memory_curve, probe
 from unrolled.instruments.probe import control_labels
+from unrolled.intervals import Interval
 from unrolled.model import SequenceModel
 from unrolled.tasks import Batch
 from unrolled.trace import record
-from unrolled.verdicts import Claim, Finding, Interval, Panel, Table
+from unrolled.verdicts import Claim, Finding, Table
 
 _SEQUENCES = 480
 _LAGS = (0, 1, 2, 3, 5, 8, 12, 18, 26)

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unrolled.drawing.panels import Curve
+from unrolled.intervals import Interval
 from unrolled.model import SequenceModel
 from unrolled.tasks import Task
-from unrolled.verdicts import Claim, Curve, Interval
+from unrolled.verdicts import Claim
 
 # Below this mean skill a network has not learnt its task, and what its states hold says nothing about learning.
 LEARNT = 0.2

@@ -20,9 +20,11 @@ from unrolled.claims.evidence import (
     paired,
     settings_of,
 )
+from unrolled.drawing.panels import Panel
 from unrolled.instruments import gradient_flow, lyapunov
+from unrolled.intervals import Interval
 from unrolled.storage import finite
-from unrolled.verdicts import Claim, Finding, Interval, Panel, Table
+from unrolled.verdicts import Claim, Finding, Table
 
 _SEQUENCES = 64
 

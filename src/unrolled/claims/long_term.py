@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unrolled.claims.evidence import NAMES, Figures, Measurement, Run, Subject, curve, figures, paired, settings_of
+from unrolled.drawing.panels import Panel
+from unrolled.intervals import Interval
 from unrolled.training import evaluate
-from unrolled.verdicts import Claim, Finding, Interval, Panel
+from unrolled.verdicts import Claim, Finding
 
 _SEQUENCES = 256
 

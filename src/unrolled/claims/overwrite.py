@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 
 from unrolled.claims.evidence import NAMES, Figures, Measurement, Run, Subject, curve, figures, settings_of
+from unrolled.drawing.panels import Panel
 from unrolled.instruments import push_response
+from unrolled.intervals import Interval
 from unrolled.structure import cell_of
-from unrolled.verdicts import Claim, Finding, Interval, Panel
+from unrolled.verdicts import Claim, Finding
 
 _SEQUENCES = 64
 

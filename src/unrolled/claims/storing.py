@@ -20,10 +20,12 @@ from unrolled.claims.evidence import (
     left_out,
     settings_of,
 )
+from unrolled.drawing.panels import Panel
 from unrolled.instruments import gate_openness
+from unrolled.intervals import Interval
 from unrolled.structure import cell_of
 from unrolled.trace import record
-from unrolled.verdicts import Claim, Finding, Interval, Panel, Table
+from unrolled.verdicts import Claim, Finding, Table
 
 _SEQUENCES = 256
 # Differences in openness below this are no difference.

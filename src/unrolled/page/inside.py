@@ -33,7 +33,7 @@ from bokeh.models.annotations.labels import Title
 from bokeh.models.annotations.legends import ColorBar
 from bokeh.plotting import figure
 
-from unrolled.page.colours import PALETTES, scale_of
+from unrolled.drawing.colours import PALETTES, scale_of
 from unrolled.page.excerpt import Excerpt
 from unrolled.page.following import auc, correlation, is_binary, memory, strongest_first
 from unrolled.page.wording import spoken

@@ -10,15 +10,17 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from unrolled.drawing.colours import PALETTES
+from unrolled.drawing.panels import Panel
+from unrolled.drawing.plots import Look, bottomless, comparison_lines, left_out, looks, plot
+from unrolled.intervals import number
 from unrolled.page import wording
-from unrolled.page.colours import PALETTES
 from unrolled.page.embedding import bokeh_script, item, script_json
 from unrolled.page.excerpt import Excerpt
 from unrolled.page.gauge import Gauge, gauges
 from unrolled.page.inside import excerpt_data, views
-from unrolled.page.plots import Look, bottomless, comparison_lines, left_out, looks, plot
 from unrolled.page.sources import SOURCES
-from unrolled.verdicts import Claim, Finding, Panel
+from unrolled.verdicts import Claim, Finding
 
 QUESTION = "How do the cell state and the hidden state differ, and what does each carry?"
 
@@ -126,9 +128,9 @@ def shown_claim(claim: Claim, anchor: str) -> ShownClaim:
             ShownFinding(
                 finding=finding,
                 badge=wording.setting_badge(finding.verdict),
-                figure=wording.measured(finding.interval),
+                figure=finding.interval.text,
                 seeds=wording.seeds(finding.interval),
-                threshold=wording.number(finding.threshold),
+                threshold=number(finding.threshold),
                 gauge=gauge,
             )
             for finding, gauge in zip(claim.findings, gauges(claim.findings), strict=True)
@@ -144,7 +146,7 @@ def shown_setting(claim: Claim, setting: str) -> ShownSetting:
         name=setting,
         badge=wording.setting_badge(claim.settings[setting]),
         finding=finding,
-        figure=wording.measured(finding.interval),
+        figure=finding.interval.text,
         seeds=wording.seeds(finding.interval),
     )
 
@@ -152,7 +154,7 @@ def shown_setting(claim: Claim, setting: str) -> ShownSetting:
 def shown_panel(panel: Panel, name: str) -> ShownPanel:
     """A panel with its legend."""
     legend = [(i, c.label, look) for i, (c, look) in enumerate(zip(panel.curves, looks(panel.curves), strict=True))]
-    lines = [(text, wording.number(value), dash) for text, value, dash in comparison_lines(panel)]
+    lines = [(text, number(value), dash) for text, value, dash in comparison_lines(panel)]
     return ShownPanel(
         name=name, panel=panel, legend=legend, lines=lines, left_out=left_out(panel), bottomless=bottomless(panel)
     )

@@ -13,8 +13,8 @@ from bokeh.models.annotations.labels import Label
 from bokeh.models.renderers import DataRenderer
 from bokeh.plotting import figure
 
-from unrolled.page.wording import number, with_interval
-from unrolled.verdicts import Curve, Panel
+from unrolled.drawing.panels import Curve, Panel
+from unrolled.intervals import number, with_interval
 
 # Blue, orange and grey stay apart in every common form of colour blindness, and differ in lightness when printed.
 CELL_COLOURS = {"lstm": "#0067a5", "gru": "#d97706", "rnn": "#6b7280"}

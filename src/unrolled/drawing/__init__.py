@@ -1,0 +1,1 @@
+"""Plots: what they show, and how Bokeh draws it."""
