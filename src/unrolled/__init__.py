@@ -28,6 +28,13 @@ _HOMES = {
     "explain": "explanation",
     "record": "trace",
     "Trace": "trace",
+    "intervene": "interventions",
+    "Ablate": "interventions",
+    "Apply": "interventions",
+    "Clamp": "interventions",
+    "Patch": "interventions",
+    "Push": "interventions",
+    "Scale": "interventions",
     "instruments": "",
     "tasks": "",
     "compare": "study",
@@ -39,13 +46,19 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Ablate",
+    "Apply",
+    "Clamp",
     "CoupledLSTM",
     "GRUCell",
     "LSTMCell",
     "LayerNormLSTM",
+    "Patch",
     "PeepholeLSTM",
+    "Push",
     "RNNCell",
     "RecurrentDropoutLSTM",
+    "Scale",
     "Study",
     "Trace",
     "VariationalDropoutLSTM",
@@ -56,6 +69,7 @@ __all__ = [
     "convert",
     "explain",
     "instruments",
+    "intervene",
     "record",
     "report",
     "tasks",
@@ -65,6 +79,7 @@ if TYPE_CHECKING:
     from unrolled import instruments, tasks
     from unrolled.conversion import convert
     from unrolled.explanation import explain
+    from unrolled.interventions import Ablate, Apply, Clamp, Patch, Push, Scale, intervene
     from unrolled.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from unrolled.page import report
     from unrolled.recurrence.dispatch import backend

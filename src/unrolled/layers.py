@@ -7,7 +7,7 @@ torch.nn, which refuses it in its own words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,9 +18,9 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from unrolled import compilation, inference, initialisation
 from unrolled.marks import checked_lengths, checked_reset
-from unrolled.observation import NOTHING, Opened, observed, show, wanted
+from unrolled.observation import NOTHING, Coming, Opened, edits, observed, show, touched, wanted
 from unrolled.precision import Precision, autocast_is_on
-from unrolled.recurrence import dispatch, ops, reference
+from unrolled.recurrence import dispatch, ops, pieces, reference
 from unrolled.recurrence.cells import CELLS, NO_MASKS, Masks, States, Weights, separate
 from unrolled.recurrence.result import Steps, Unrolled
 from unrolled.structure import cell_of, layer_suffixes, state_sizes, weights_of
@@ -143,14 +143,15 @@ class Layer(_Initialised):
 
         sees = not compiling and observed()
         keeps = [wanted(self, suffix) for suffix in suffixes] if sees else [NOTHING] * len(suffixes)
+        changed = sees and any(touched(self, suffix) for suffix in suffixes)
         beyond = self._beyond_torch(lengths, reset)
         if compiling:
             backend = "torch" if x.is_cuda and beyond is None else "cpu"
         else:
-            backend = dispatch.choose(dispatch.Call(x, weights, any(keeps), self.mode, beyond))
+            backend = dispatch.choose(dispatch.Call(x, weights, changed or any(keeps), self.mode, beyond))
         if backend == "torch":
             return super().forward(input, hx)  # type: ignore[misc]
-        run = _Run(self, suffixes, weights, keeps, backend)
+        run = _Run(self, suffixes, weights, keeps, changed, backend)
         if x.dtype is torch.float32 and not loose:
             output, final = self._run(run, input, x, states, hx is not None, lengths, reset)
         else:
@@ -228,6 +229,10 @@ class Layer(_Initialised):
 def _unseen(result: Any, module: nn.Module, x: Tensor) -> Any:
     if any(wanted(module, suffix) for suffix in layer_suffixes(module)):
         raise ValueError(f"record: cannot open a call of {type(module).__name__} with input of shape {tuple(x.shape)}")
+    if any(touched(module, suffix) for suffix in layer_suffixes(module)):
+        raise ValueError(
+            f"intervene: cannot change a call of {type(module).__name__} with input of shape {tuple(x.shape)}"
+        )
     return result
 
 
@@ -237,12 +242,16 @@ def _taken(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 class _Run(NamedTuple):
-    """One call of a layer: what of each layer and direction goes in, is wanted of it, and by which backend."""
+    """One call of a layer: what of each layer and direction goes in, is wanted of it, and by which backend.
+
+    `changed` says whether somebody may change what it does.
+    """
 
     module: Any
     suffixes: list[str]
     weights: list[Weights]
     wanted: list[frozenset[str]]
+    changed: bool
     backend: str
 
 
@@ -314,7 +323,7 @@ def _layer(
         suffix, keep, before = run.suffixes[index], run.wanted[index], tuple(state[direction] for state in initial)
         masks = module._noise(suffix, x.size(0), x.size(1), x)
         mode = module.mode if masks is not NO_MASKS else module._quiet_mode
-        unroll = partial(ops.unroll, mode) if run.backend == "cpu" else partial(reference.unroll, CELLS[mode])
+        unroll = _way(run, suffix, mode, Coming(x.size(0), x.size(1), lengths, order))
         result: Unrolled = unroll(
             x,
             before,
@@ -332,6 +341,23 @@ def _layer(
         finals.append(result.final)
     output = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
     return output, tuple(torch.stack(state) for state in zip(*finals, strict=True))
+
+
+def _way(run: _Run, suffix: str, mode: str, coming: Coming) -> Callable[..., Unrolled]:
+    """What computes one layer in one direction: a backend, and the changes that are to be made on the way."""
+    changes = edits(run.module, suffix, coming) if run.changed else []
+    if not changes:
+        return partial(ops.unroll, mode) if run.backend == "cpu" else partial(reference.unroll, CELLS[mode])
+
+    def edit(t: int, name: str, value: Tensor) -> Tensor:
+        for change in changes:
+            value = change.edit(t, name, value)
+        return value
+
+    if run.backend == "cpu":
+        steps = sorted({t for change in changes for t in change.steps})
+        return partial(pieces.unroll, partial(ops.unroll, mode), CELLS[mode], edited=steps, edit=edit)
+    return partial(reference.unroll, CELLS[mode], edit=edit)
 
 
 def _dropout(x: Tensor, probability: float, packed_lengths: Tensor | None) -> Tensor:
@@ -380,12 +406,17 @@ class SingleStep(_Initialised):
     def _step(self: Any, cell: Any, x: Tensor, states: States, weights: Weights, *, batched: bool) -> States:
         if not batched:
             x, states = x.unsqueeze(0), tuple(state.unsqueeze(0) for state in states)
-        keep = NOTHING if torch.compiler.is_compiling() else wanted(self, "")
+        compiling = torch.compiler.is_compiling()
+        keep = NOTHING if compiling else wanted(self, "")
+        changes = edits(self, "", Coming(1, x.size(0))) if not compiling and observed() else []
         steps: dict[str, Steps] = {}
 
         def shown(name: str, value: Tensor) -> Tensor:
+            computed = value
+            for change in changes:
+                value = change.edit(0, name, value)
             if name in keep:
-                value = separate(value)
+                value = separate(value, computed)
                 steps[name] = Steps(value.unsqueeze(0), (value,))
             return value
 

@@ -80,3 +80,9 @@ def state_sizes(module: Any) -> dict[str, int]:
     hidden_size = int(module.hidden_size)
     output_size = int(getattr(module, "proj_size", 0)) or hidden_size
     return {name: output_size if name == "hidden" else hidden_size for name in cell_of(module).states}
+
+
+def widths(module: Any) -> dict[str, int]:
+    """The width of everything that can be recorded of a recurrent module, states first."""
+    sizes = state_sizes(module)
+    return sizes | {gate: int(module.hidden_size) for gate in cell_of(module).gates}

@@ -64,12 +64,17 @@ def unedited(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def separate(value: Tensor) -> Tensor:
+def separate(value: Tensor, computed: Tensor | None = None) -> Tensor:
     """The same value as a node of its own, so that what is differentiated with respect to it is what it enters.
 
     PyTorch forms the derivative of an activation from its result. Were that the node, a second derivative with respect
     to it would take a gate for the variable on which the slope of its own activation depends.
+
+    Where `value` was put in the place of what was `computed` and has no graph of its own, it begins one: the loss still
+    depends on it.
     """
+    if computed is not None and computed.requires_grad and not value.requires_grad:
+        return value.detach().requires_grad_()
     return value.view_as(value)
 
 

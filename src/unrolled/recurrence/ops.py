@@ -221,6 +221,10 @@ class Taps:
         found: Tensor = tensor[..., first : first + math.prod(size)].unflatten(-1, size)
         return found if units is None else found[..., units]
 
+    def of_sources(self, index: int, units: slice | None, gradients: Sequence[Tensor]) -> Tensor:
+        """`part` of the gradient of the one source."""
+        return self.part(index, units, gradients[0])
+
     def by_name(self, call: cpu.Call) -> dict[str, Tensor]:
         """The zeros that stand for each state and gate: name -> (T, B, H)."""
         cell, hidden_size = CELLS[call.mode], call.hidden.size(1)
@@ -454,5 +458,5 @@ def _steps(
         if taps is None:
             found[name] = Steps(whole, (whole,), units)
         else:
-            found[name] = Steps(whole, (taps.tensor,), units, partial(taps.part, index, units), taps.asked)
+            found[name] = Steps(whole, (taps.tensor,), units, partial(taps.of_sources, index, units), taps.asked)
     return found

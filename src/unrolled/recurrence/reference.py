@@ -40,7 +40,7 @@ def unroll(
         reset: (T, B) bool; where it is True, the states are zero before the step is taken.
         masks: the cell's random factors, each (T, B, H).
         keep: names of states and gates to keep.
-        edit: step, name and value of each state and gate as it is computed -> what the step goes on with.
+        edit: step, name and value (B, ·) of each state and gate as it is computed -> what the step goes on with.
     """
     gates_x = cell.project(x, weights).unbind(0)  # T of (B, G * H)
     steps: dict[str, list[Tensor]] = {name: [] for name in keep}
@@ -48,10 +48,11 @@ def unroll(
     states = initial
 
     def shown(t: int, name: str, value: Tensor) -> Tensor:
+        computed = value
         if edit:
             value = edit(t, name, value)
         if name in steps:
-            value = separate(value)
+            value = separate(value, computed)
             steps[name].append(value)
         return value
 

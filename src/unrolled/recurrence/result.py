@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from unrolled.recurrence.cells import States
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Steps:
     """One state or gate at every step, in the order of time.
 
@@ -21,14 +21,15 @@ class Steps:
         sources: where in the graph the gradient with respect to the values is asked for, along every path by which a
             loss depends on them: T tensors (B, ·), the nodes that later steps were computed from, or one tensor.
         units: which part of the last dimension of `whole` is meant; all of it if None.
-        part: what in the gradient of the one source belongs to the values: (...,) source -> (..., T, B, ·).
+        part: what of the sources' gradients belongs to the values: each (...,) source -> (..., T, B, ·); stacked along
+            time if None.
         asked: a context in which the gradient of the sources is formed.
     """
 
     whole: Tensor
     sources: tuple[Tensor, ...]
     units: slice | None = None
-    part: Callable[[Tensor], Tensor] | None = None
+    part: Callable[[Sequence[Tensor]], Tensor] | None = None
     asked: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
@@ -44,12 +45,45 @@ class Steps:
 
     def join(self, gradients: Sequence[Tensor]) -> Tensor:
         """Gradients of the sources, each with leading dimensions (...,) before its own -> (..., T, B, ·)."""
-        return torch.stack(tuple(gradients), dim=-3) if self.part is None else self.part(gradients[0])
+        return torch.stack(tuple(gradients), dim=-3) if self.part is None else self.part(gradients)
 
     def detached(self) -> Steps:
         """The values alone."""
         whole = self.whole.detach()
         return Steps(whole, (whole,), self.units)
+
+
+def joined(pieces: Sequence[Steps]) -> Steps:
+    """Pieces of one sequence, in the order of time, as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    whole = torch.cat([piece.values for piece in pieces])
+    sources = [source for piece in pieces for source in piece.sources]
+    # What no gradient reaches cannot be asked for one: torch.autograd.grad would refuse all of them.
+    reached = tuple(source for source in sources if source.requires_grad)
+    if not reached:
+        return Steps(whole, (whole,), part=_only)
+
+    def part(gradients: Sequence[Tensor]) -> Tensor:
+        leading = gradients[0].shape[: gradients[0].dim() - reached[0].dim()]
+        given = iter(gradients)
+        filled = iter(
+            [next(given) if s.requires_grad else gradients[0].new_zeros((*leading, *s.shape)) for s in sources]
+        )
+        return torch.cat([piece.join([next(filled) for _ in piece.sources]) for piece in pieces], dim=-3)
+
+    @contextmanager
+    def asked() -> Iterator[None]:
+        with ExitStack() as stack:
+            for piece in pieces:
+                stack.enter_context(piece.asked())
+            yield
+
+    return Steps(whole, reached, part=part, asked=asked)
+
+
+def _only(gradients: Sequence[Tensor]) -> Tensor:
+    return gradients[0]
 
 
 @dataclass(frozen=True)
