@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 MINUS = "\N{MINUS SIGN}"
@@ -42,11 +42,11 @@ class Interval:
         return cls(mean, mean - half, mean + half, n)
 
     @classmethod
-    def resampled(cls, figure: float, resamples: Sequence[float], n: int) -> Interval:
+    def resampled(cls, figure: float, resamples: Iterable[float], n: int) -> Interval:
         """The interval of a figure from its values on bootstrap resamples of n sequences (percentiles, Efron 1979)."""
         import numpy as np
 
-        low, high = np.quantile(np.asarray(resamples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.quantile(np.array(list(resamples)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return cls(float(figure), float(low), float(high), n)
 
     @property

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from unrolled.claims import contents, gradient, long_term, overwrite, storing
+from unrolled.claims import capacity, contents, gradient, long_term, overwrite, storing
 from unrolled.claims.evidence import Measurement, Run, Subject
 from unrolled.verdicts import Claim
 
@@ -14,6 +14,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         contents.MEASUREMENT,
         storing.MEASUREMENT,
         long_term.MEASUREMENT,
+        capacity.MEASUREMENT,
     )
 }
 

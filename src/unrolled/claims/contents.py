@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unrolled.claims.evidence import (
@@ -19,40 +17,31 @@ from unrolled.claims.evidence import (
     figures,
     learnt,
     left_out,
+    number,
     settings_of,
 )
 from unrolled.drawing.panels import Panel
-from unrolled.instruments import memory_curve, probe
-from unrolled.instruments.probe import control_labels
+from unrolled.instruments import carries, memory_curve, probe
 from unrolled.intervals import Interval
-from unrolled.model import SequenceModel
+from unrolled.storage import finite
+from unrolled.structure import cell_of
 from unrolled.tasks import Batch
-from unrolled.trace import record
 from unrolled.verdicts import Claim, Finding, Table
+
+Labels = NDArray[np.int64]
 
 _SEQUENCES = 480
 _LAGS = (0, 1, 2, 3, 5, 8, 12, 18, 26)
 _NEAR = 1  # lags up to this are the immediate past
 _FAR = 8  # lags from this on are the far past
 _COUNTS = 0.01  # differences in accuracy below this are no difference
+# Differences in what is left of an exchanged label below this are no difference.
+_LEFT = 0.1
 # What is true of the source at each character, and is not the character itself.
 _LABELS = ("in_string", "in_comment", "bracket_depth", "indentation")
 
-Features = dict[str, NDArray[np.float32]]
-
-
-def _features(model: SequenceModel, batch: Batch) -> Features:
-    """The states side by side as a probe takes them: state -> (B, T, F)."""
-    with torch.no_grad(), record(model, names=["*.hidden", *(["*.cell"] if _has_cell(model) else [])]) as trace:
-        model(batch.inputs)
-    found = {name.rpartition(".")[2]: trace[name].numpy() for name in trace}
-    if "cell" in found:
-        found["both"] = np.concatenate([found["hidden"], found["cell"]], axis=-1)
-    return found
-
-
-def _has_cell(model: SequenceModel) -> bool:
-    return model.recurrent.mode == "LSTM"
+# Of these carries() is asked too: they hold for many steps, so there is something to carry.
+_HELD = ("in_string", "indentation")
 
 
 def _measure(subject: Subject) -> Figures | None:
@@ -64,30 +53,59 @@ def _measure(subject: Subject) -> Figures | None:
     length = symbols.shape[1]
     lags = [lag for lag in _LAGS if lag < length]
     # Where the task says which symbol is to be kept, the far past is that symbol; else it is any symbol.
-    past = symbols
+    past, held = symbols, {label: batch.labels[label].numpy() for label in _HELD if label in batch.labels}
     if "store" in batch.marks:
         past = np.where(batch.marks["store"].numpy(), symbols, -1)
         lags = sorted({*lags, length - 1})
-    features = _features(subject.model, batch)
-    features |= {f"untrained {state}": values for state, values in _features(subject.untrained, batch).items()}
-    features["input"] = batch.inputs.numpy()
-    result: Figures = {"lags": lags, "curves": {}, "labels": {}}
-    for name, values in features.items():
-        near = memory_curve(values, symbols, [lag for lag in lags if lag <= _NEAR], seed=subject.seed)
-        far = memory_curve(values, past, [lag for lag in lags if lag > _NEAR], seed=subject.seed)
-        result["curves"][name] = {
-            "accuracy": [*near.accuracy, *far.accuracy],
-            "control": [*near.control, *far.control],
-        }
+        held = {"the cue": past.max(1)}
+    result: Figures = {"lags": lags, "curves": {}, "labels": {}, "carries": {}}
+    for prefix, model in (("", subject.model), ("untrained ", subject.untrained)):
+        near, far = (
+            memory_curve(model, batch.inputs, chosen, past=asked, seed=subject.seed)
+            for asked, chosen in (
+                (symbols, [lag for lag in lags if lag <= _NEAR]),
+                (past, [lag for lag in lags if lag > _NEAR]),
+            )
+        )
+        for read in near.reads:
+            name = read if read == "input" else prefix + read
+            result["curves"][name] = {
+                "accuracy": [*near.scores(read), *far.scores(read)],
+                "control": [*near.controls(read), *far.controls(read)],
+            }
     for label in _LABELS:
         if label in batch.labels:
-            truth = batch.labels[label].numpy()
-            control = control_labels(symbols, truth, seed=subject.seed)
+            found = probe(
+                subject.model, batch.inputs, batch.labels[label], untrained=subject.untrained, seed=subject.seed
+            )
             result["labels"][label] = {
-                name: asdict(probe(values, truth, control=control, seed=subject.seed))
-                for name, values in features.items()
+                str(read): {
+                    "accuracy": found.score(read).mean,
+                    "selectivity": found.selectivity(read).mean,
+                    "chance": found.chance,
+                }
+                for read in found.data["read"].values
             }
+    for label, truth in held.items():
+        result["carries"][label] = {
+            state: _carries(subject, batch, truth, state) for state in cell_of(subject.model.recurrent).states
+        }
     return result
+
+
+def _carries(subject: Subject, batch: Batch, truth: Labels, state: str) -> Figures:
+    found = carries(
+        subject.model, batch.inputs, truth, state=state, horizon=_FAR, untrained=subject.untrained, seed=subject.seed
+    )
+    return {
+        "carried": found.carried,
+        "decodable": found.decodable,
+        "used": found.used,
+        "persistent": found.persistent,
+        "score": float(found.data["score"]),
+        "effect": finite(found.effect.mean),
+        "left": finite(found.left.mean),
+    }
 
 
 def _advantage(measured: Figures, first: str, second: str, *, far: bool) -> float:
@@ -126,6 +144,8 @@ def _judge(runs: Sequence[Run]) -> Claim:
                     "balanced accuracy",
                 )
             )
+            findings += _findings_of_carrying(setting, lstm)
+        tables.append(_table_of_carrying(setting, by_cell))
         panels.append(_curves_of_states(setting, lstm))
         panels.append(_curves_of_cells(setting, by_cell))
         if next(iter(lstm.values()))["labels"]:
@@ -140,16 +160,65 @@ def _judge(runs: Sequence[Run]) -> Claim:
     return Claim(
         "contents",
         "The cell state carries the far past, the hidden state the immediate past.",
-        "A linear readout (a probe) is fitted to tell the input symbol k steps back from the hidden state, from "
-        "the cell state and from both, and "
-        "is tested on other sequences; where the task says which symbol must be kept, the far past is that symbol. "
-        "Beside it stand the same readout of an untrained network, of the input alone and, as a control, for "
-        "labels that the states cannot know.",
+        "A linear readout (a probe) is fitted to tell the input symbol k steps back from the hidden state, "
+        "from the cell state and from both, and is tested on other sequences; where the task says which "
+        "symbol must be kept, the far past is that symbol. Beside it stand the same readout of an untrained "
+        "network, of the input alone and, as a control, for labels that the states cannot know. A state "
+        "carries what holds for many steps if it can be read beyond these, if the network's answers change "
+        "more when the state is exchanged for one with another label than for one with the same, and if at "
+        f"least half of the exchanged label is left {_FAR} steps later.",
         tuple(findings),
         tuple(panels),
         tuple(remarks),
         tuple(tables),
     )
+
+
+def _findings_of_carrying(setting: str, lstm: dict[int, Figures]) -> list[Finding]:
+    findings = []
+    for label in next(iter(lstm.values()))["carries"]:
+        states = [f["carries"][label] for f in lstm.values()]
+        words = label.replace("_", " ")
+        findings.append(
+            Finding(
+                setting,
+                f"LSTM: the cell state carries {words}: it is decodable beyond its controls, used, and persistent",
+                Interval.over(float(s["cell"]["carried"]) for s in states),
+                0.5,
+                "share of the networks",
+            )
+        )
+        findings.append(
+            Finding(
+                setting,
+                f"LSTM: of {words}, exchanged in one state alone, more is left {_FAR} steps later in the cell than in "
+                "the hidden state",
+                Interval.over(number(s["cell"]["left"]) - number(s["hidden"]["left"]) for s in states),
+                _LEFT,
+                "share left",
+            )
+        )
+    return findings
+
+
+def _table_of_carrying(setting: str, by_cell: dict[str, dict[int, Figures]]) -> Table:
+    rows = []
+    for cell, measured in by_cell.items():
+        for label in next(iter(measured.values()))["carries"] if measured else ():
+            for state in next(iter(measured.values()))["carries"][label]:
+                found = [f["carries"][label][state] for f in measured.values()]
+                counts = [f"{sum(f[part] for f in found)} of {len(found)}" for part in _PARTS]
+                means = [Interval.over(number(f[figure]) for f in found).mean for figure in ("score", "effect", "left")]
+                words = label.replace("_", " ")
+                rows.append((words, f"{NAMES[cell]} {state}", *counts, *(f"{mean:.2f}" for mean in means)))
+    return Table(
+        f"Which state carries what, in how many of the networks: {setting}",
+        ("label", "state", *_PARTS, "balanced accuracy", "effect on the answers (SD)", f"left after {_FAR} steps"),
+        tuple(rows),
+    )
+
+
+_PARTS = ("decodable", "used", "persistent", "carried")
 
 
 def _curves_of_states(setting: str, lstm: dict[int, Figures]) -> Panel:
@@ -210,7 +279,7 @@ def _tables_of_labels(setting: str, by_cell: dict[str, dict[int, Figures]]) -> l
         results = [[f["labels"][label][name] for f in by_cell[cell].values()] for _, cell, name in columns]
         words = label.replace("_", " ")
         accuracies.append((words, f"{chance.mean:.2f}", *(_with_half([r["accuracy"] for r in rs]) for rs in results)))
-        selectivities.append((words, *(_with_half([r["accuracy"] - r["control"] for r in rs], "+") for rs in results)))
+        selectivities.append((words, *(_with_half([r["selectivity"] for r in rs], "+") for rs in results)))
     titles = [title for title, _, _ in columns]
     return [
         Table(

@@ -42,15 +42,16 @@ def _measure(subject: Subject) -> Figures | None:
 
     flow = gradient_flow(subject.model, batch.inputs, last_loss)
     before = gradient_flow(subject.untrained, batch.inputs, last_loss)
+    states = [state for state in flow.states if state != "both"]
     return {
         "lags": flow.lags.tolist(),
-        "norms": {state: norms.tolist() for state, norms in flow.norms.items()},
+        "norms": {state: flow.norms(state).tolist() for state in states},
         "direct": None if flow.direct is None else flow.direct.tolist(),
-        "rate": {state: finite(flow.rate(state)) for state in flow.norms},
-        "half_life": {state: finite(flow.half_life(state)) for state in flow.norms},
-        "fold": {state: finite(flow.fold(state)) for state in flow.norms},
-        "untrained_rate": {state: finite(before.rate(state)) for state in before.norms},
-        "exponent": finite(float(lyapunov(subject.model.recurrent, batch.inputs[:8], warm_up=5)[0])),
+        "rate": {state: finite(flow.rate(state)) for state in states},
+        "half_life": {state: finite(flow.half_life(state)) for state in states},
+        "fold": {state: finite(flow.fold(state)) for state in states},
+        "untrained_rate": {state: finite(before.rate(state)) for state in states},
+        "exponent": finite(float(lyapunov(subject.model, batch.inputs[:8], warm_up=5).exponents[0])),
     }
 
 

@@ -22,7 +22,7 @@ def _measure(subject: Subject) -> Figures | None:
         return None
     result: Figures = {}
     for state in cell_of(subject.model.recurrent).states:
-        response = push_response(subject.model.recurrent, batch.inputs, state=state, at=length // 4, seed=subject.seed)
+        response = push_response(subject.model, batch.inputs, state=state, at=length // 4, seed=subject.seed)
         result[state] = {
             "lags": response.lags.tolist(),
             "states": response.states.tolist(),

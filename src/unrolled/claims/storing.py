@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -51,7 +50,10 @@ def _measure(subject: Subject) -> Figures | None:
                 recorded = trace[f"recurrent.l0.{gate}"]
                 openness = gate_openness(recorded, batch.marks[mark], open_at=open_at)
                 around = _aligned(recorded if open_at else 1 - recorded, batch.marks[mark])
-                result.setdefault(mark, {"gate": gate})[name] = {**asdict(openness), "around": around}
+                result.setdefault(mark, {"gate": gate})[name] = {
+                    **{figure: getattr(openness, figure) for figure in ("matter", "rest", "difference", "effect")},
+                    "around": around,
+                }
     return result
 
 

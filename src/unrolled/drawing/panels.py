@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,30 @@ class Panel:
     lines: tuple[tuple[str, float], ...] = ()
     log_x: bool = False
     log_y: bool = False
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Values over two dimensions: one row of `values` for each name in `rows`, one column for each x.
+
+    Attributes:
+        low, high: the values at the two ends of the colour scale.
+        diverging: whether the middle of the scale is a neutral value.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    x: tuple[float, ...]
+    rows: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    low: float
+    high: float
+    diverging: bool = False
+
+
+def bare(label: str, cell: str, state: str, x: Iterable[Any], y: Iterable[Any]) -> Curve:
+    """A line without intervals."""
+    places, values = tuple(map(float, x)), tuple(map(float, y))
+    nothing = (math.nan,) * len(places)
+    return Curve(label, cell, state, places, values, nothing, nothing)

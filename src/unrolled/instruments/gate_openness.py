@@ -2,30 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from unrolled.drawing.panels import Panel, bare
+from unrolled.instruments.result import Result, labelled
+from unrolled.intervals import Interval, number
 
-@dataclass(frozen=True)
-class GateOpenness:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GateOpenness(Result):
     """Openness (0 shut, 1 open) of a layer's gate at two kinds of steps.
 
-    Attributes:
-        matter: mean over units, sequences and the steps that matter.
-        rest: the same over the other steps.
-        difference: mean over units of the size of the unit's own difference between the two, in openness. Units may
-            open or shut,
-            so their differences are taken without sign.
-        effect: Cohen's d, the mean over units of the size of the unit's difference in its own standard deviations
-            within the two kinds of steps (Cohen 1988); units that never change are left out.
+    Variables of `data`, by unit: `at_marked` and `at_rest`, mean openness over sequences and those steps; `spread`, the
+    standard deviation within the two kinds of steps.
     """
 
-    matter: float
-    rest: float
-    difference: float
-    effect: float
+    @property
+    def matter(self) -> float:
+        """Mean over units, sequences and the steps that matter."""
+        return float(self.data["at_marked"].mean())
+
+    @property
+    def rest(self) -> float:
+        """The same over the other steps."""
+        return float(self.data["at_rest"].mean())
+
+    @property
+    def difference(self) -> float:
+        """Mean over units of the size of the unit's own difference: units may open or shut, so it is without sign."""
+        return float(abs(self.data["at_marked"] - self.data["at_rest"]).mean())
+
+    @property
+    def effect(self) -> float:
+        """Cohen's d, the mean over units of that size in the unit's own standard deviations (Cohen 1988).
+
+        Units that never change are left out.
+        """
+        spread = self.data["spread"].values
+        moving = spread > 1e-9
+        size = np.abs(self.data["at_marked"].values - self.data["at_rest"].values)
+        return float((size[moving] / spread[moving]).mean()) if moving.any() else 0.0
+
+    def summary(self) -> str:
+        over = Interval.over((self.data["at_marked"] - self.data["at_rest"]).values)
+        return (
+            f"The gate is open by {number(self.matter)} where it matters and {number(self.rest)} elsewhere, a "
+            f"difference of {over.text} over units; mean size of the effect (Cohen's d) {number(self.effect)}."
+        )
+
+    def panels(self) -> Sequence[Panel]:
+        order = np.argsort(-(self.data["at_marked"] - self.data["at_rest"]).values)
+        x = np.arange(len(order))
+        curves = (
+            bare("steps that matter", "lstm", "cell", x, self.data["at_marked"].values[order]),
+            bare("other steps", "rnn", "hidden", x, self.data["at_rest"].values[order]),
+        )
+        return (Panel("Openness of the gate", "unit, in the order of the difference", "openness", curves),)
 
 
 def gate_openness(gate: Tensor, marks: Tensor, *, open_at: int = 1) -> GateOpenness:
@@ -48,9 +84,11 @@ def gate_openness(gate: Tensor, marks: Tensor, *, open_at: int = 1) -> GateOpenn
     openness = gate.detach().double()
     if not open_at:
         openness = 1 - openness
-    matter, rest = openness[marks], openness[~marks]  # (N, H)
-    difference = (matter.mean(0) - rest.mean(0)).abs()
-    spread = ((matter.var(0, correction=0) + rest.var(0, correction=0)) / 2).sqrt()
-    moving = spread > 1e-9
-    effect = (difference[moving] / spread[moving]).mean() if bool(moving.any()) else torch.tensor(0.0)
-    return GateOpenness(float(matter.mean()), float(rest.mean()), float(difference.mean()), float(effect))
+    marked, rest = openness[marks], openness[~marks]  # (N, H)
+    spread = ((marked.var(0, correction=0) + rest.var(0, correction=0)) / 2).sqrt()
+    variables = {
+        "at_marked": (("unit",), marked.mean(0).numpy(force=True)),
+        "at_rest": (("unit",), rest.mean(0).numpy(force=True)),
+        "spread": (("unit",), spread.numpy(force=True)),
+    }
+    return GateOpenness(labelled(variables, {"unit": np.arange(gate.size(-1))}))

@@ -1,126 +1,322 @@
-"""Linear probes: what a linear readout can tell from a state, beside what it could tell without the state."""
+"""Probes: what a linear readout can tell from a state, beside what it could tell without the state."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor, nn
 
-Figures = NDArray[np.float32] | NDArray[np.float64]
-Labels = NDArray[np.int64]
+from unrolled.drawing.panels import Curve, Panel
+from unrolled.instruments.opened import Batches, open_layer, stream
+from unrolled.instruments.reading import (
+    Split,
+    as_labels,
+    input_read,
+    measured,
+    only_units,
+    prefixed,
+    states_read,
+    steps_of,
+    symbols_of,
+    untrained_copy,
+)
+from unrolled.instruments.readout import (
+    Array,
+    Figures,
+    Kind,
+    Readout,
+    Reservoir,
+    Score,
+    defined,
+    fit,
+    is_value,
+    score,
+)
+from unrolled.instruments.result import Result, labelled
+from unrolled.intervals import LEVEL, Interval, number
+
+Control = Literal["symbols", "sequences"]
+OVERS = ("control", "untrained", "input")
 
 
-@dataclass(frozen=True)
-class ProbeResult:
-    """Balanced accuracy (mean over classes of the share found) of a linear probe on sequences it was not fitted to.
+@dataclass(frozen=True, eq=False, repr=False)
+class ProbeResult(Result):
+    """What can be read off each state, and off what it is compared with.
 
-    Attributes:
-        accuracy: on the labels.
-        control: on the control labels, None if there were none.
-        chance: 1 / number of classes seen in the test sequences, what answering one class gets.
-        steps: how many steps it was tested on.
+    Variables of `data`, by what is read ("hidden", "cell", "both", "untrained hidden", ..., "input"):
+        score, score_low, score_high (read): balanced accuracy for classes (mean over classes of the share found), R²
+            for values, on sequences the readout was not fitted to; bootstrap interval over those.
+        control (read, deal): the same for control labels, dealt several times.
+        gain, gain_low, gain_high (read, over): the score less that of the control (selectivity, Hewitt & Liang 2019),
+            of the same state of the untrained network, and of the input alone; NaN where there is none to compare with.
+        unit_score (unit_of, unit): score of each unit alone, if asked for; `unit_of` is the state.
+    Attributes of `data`: metric, chance, steps tested, kind, and how the control was dealt.
     """
 
-    accuracy: float
-    control: float | None
-    chance: float
-    steps: int
+    @property
+    def chance(self) -> float:
+        return float(self.data.attrs["chance"])
+
+    def score(self, read: str) -> Interval:
+        """The score of what is read."""
+        at = self.data.sel(read=read)
+        return Interval(float(at["score"]), float(at["score_low"]), float(at["score_high"]), self._tested)
+
+    def gain(self, read: str, over: str) -> Interval:
+        """The score less that of the "control", the "untrained" network or the "input"."""
+        at = self.data.sel(read=read, over=over)
+        return Interval(float(at["gain"]), float(at["gain_low"]), float(at["gain_high"]), self._tested)
+
+    def selectivity(self, read: str) -> Interval:
+        """What is in the state beyond what the readout itself can learn."""
+        return self.gain(read, "control")
 
     @property
-    def selectivity(self) -> float | None:
-        """accuracy - control (Hewitt & Liang 2019): what is in the state beyond what the probe itself can learn."""
-        return None if self.control is None else self.accuracy - self.control
+    def _tested(self) -> int:
+        return int(self.data.attrs["sequences"])
+
+    def summary(self) -> str:
+        states = [str(read) for read in self.data["read"].values if " " not in str(read) and read != "input"]
+        said = [f"{read} {self.score(read).text}, selectivity {self.selectivity(read).text}" for read in states]
+        metric = self.data.attrs["metric"]
+        return f"{metric[0].upper()}{metric[1:]} (chance {number(self.chance)}) on other sequences: {'; '.join(said)}."
+
+    def panels(self) -> Sequence[Panel]:
+        curves: list[Curve] = []
+        for read in map(str, self.data["read"].values):
+            at = self.score(read)
+            cell = "untrained" if read.startswith("untrained") else "input" if read == "input" else "lstm"
+            place = float(len(curves))
+            curves.append(Curve(read, cell, read.split()[-1], (place,), (at.mean,), (at.low,), (at.high,)))
+        metric = str(self.data.attrs["metric"])
+        lines = (("chance", self.chance),)
+        return (Panel("What a linear readout tells", "what is read", metric, tuple(curves), lines),)
 
 
 def probe(
-    features: Figures,
-    labels: Labels,
+    model: nn.Module,
+    inputs: Batches,
+    labels: Any = None,
     *,
-    control: Labels | None = None,
+    layer: str | None = None,
+    kind: Kind = "ridge",
+    untrained: nn.Module | None = None,
+    control: Control | None = None,
+    deals: int = 5,
+    units: bool = False,
+    names: Sequence[str] | None = None,
+    only: Sequence[int] | None = None,
     test_share: float = 0.4,
     max_steps: int = 8000,
-    ridge: float = 1.0,
+    penalty: float = 1.0,
     seed: int = 0,
 ) -> ProbeResult:
-    """Fit a linear classifier from features to labels and test it on other sequences.
+    """Fit a linear readout of labels from every state of a layer, and test it on other sequences.
 
-    The classifier is ridge regression on balanced one-hot targets (scikit-learn's RidgeClassifier) over features
-    standardised on the fitting sequences. Sequences, never single steps, are split into fitting and testing.
+    Beside it stand the same readout of an untrained network, of the input alone, and for control labels: what can be
+    read there need not be anything the network has learnt. Sequences, never single steps, are divided between fitting
+    and testing.
 
     Args:
-        features: (B, T, F) a state, several side by side, or the raw input.
-        labels: (B, T) classes; -1 where there is none.
-        control: (B, T) labels of a control task, see `control_labels`.
+        model: any module that `record` takes.
+        inputs: (B, T, I) or (B, T), what the model is called with; or an iterable of (inputs, labels). What is kept
+            of a stream does not grow with it.
+        labels: (B, T), or (B,) for the last step: whole numbers are classes, -1 where there is none; floating point
+            values, NaN where there is none.
+        layer: the recorded layer; may be omitted where there is one.
+        kind: of readout: "ridge", "linear" (least squares) or "logistic" (for classes), scikit-learn's.
+        untrained: the network before training; drawn anew by its modules' `reset_parameters` if omitted.
+        control: "symbols" deals each input symbol one label at random, with the labels' own frequencies (Hewitt &
+            Liang 2019), the default where the input is symbols; "sequences" takes the labels of another sequence.
+        deals: how many times control labels are dealt; their spread is part of the selectivity's interval.
+        units: score each unit alone too.
+        names: states or gates to read; each state and both together if omitted.
+        only: the units of each that are read; all if omitted.
         test_share: share of the sequences kept for testing.
         max_steps: at most this many steps, drawn at random, are fitted to and as many tested on.
-        ridge: strength of the penalty.
-        seed: of the draws.
+        penalty: strength of the penalty of ridge, and one over logistic's C.
+        seed: of all draws.
 
     Raises:
-        ValueError: shapes that do not fit, too few sequences, NaN, or fewer than two classes to tell apart.
+        ValueError: labels that do not fit, too few sequences, states that are not finite, or fewer than two classes.
     """
-    if features.ndim != 3 or labels.shape != features.shape[:2]:
-        raise ValueError(
-            f"labels: shape {labels.shape} does not fit features {features.shape}; expected (B, T) and (B, T, F)"
-        )
-    if not np.isfinite(features).all():
-        raise ValueError("features: hold NaN or infinity")
-    batch = features.shape[0]
-    tested = max(1, round(test_share * batch))
-    if batch - tested < 1:
-        raise ValueError(
-            f"features: {batch} sequences are too few to fit on some and test on others; expected 2 or more"
-        )
-    order = np.random.default_rng(seed).permutation(batch)
-    fitting, testing = order[tested:], order[:tested]
-    accuracy, chance, steps = _accuracy(features, labels, fitting, testing, max_steps, ridge, seed)
-    on_control = None
-    if control is not None:
-        on_control = _accuracy(features, control, fitting, testing, max_steps, ridge, seed)[0]
-    return ProbeResult(accuracy, on_control, chance, steps)
-
-
-def control_labels(symbols: Labels, labels: Labels, *, seed: int = 0) -> Labels:
-    """The control task of Hewitt & Liang (2019): each symbol is dealt one label at random, with the labels' own
-    frequencies.
-
-    Args:
-        symbols: (B, T) the input symbol that a control label depends on.
-        labels: (B, T) the labels of the task itself; -1 where there is none.
-    """
-    random = np.random.default_rng(seed)
-    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
-    dealt = random.choice(classes, size=int(symbols.max()) + 1, p=counts / counts.sum())
-    # Every class has to occur for the two tasks to be equally hard.
-    present = np.unique(symbols)
-    dealt[random.permutation(present)[: len(classes)]] = classes[: len(present)]
-    return np.where(labels >= 0, dealt[symbols], -1)
-
-
-def _accuracy(
-    features: Figures, labels: Labels, fitting: Labels, testing: Labels, max_steps: int, ridge: float, seed: int
-) -> tuple[float, float, int]:
-    from sklearn.linear_model import RidgeClassifier
-
+    opened = open_layer(model, layer)
+    fresh = untrained_copy(model, seed) if untrained is None else untrained
+    fresh_layer = open_layer(fresh, opened.name)
+    if deals < 2:
+        raise ValueError(f"deals: given {deals}, expected 2 or more, since their spread is part of the interval")
     random = np.random.default_rng(seed + 1)
+    split, parts = Split(test_share, seed), (Reservoir(max_steps, random), Reservoir(max_steps, random))
+    for x, truth in _labelled(inputs, labels):
+        with measured(model, fresh):
+            reads = states_read(model, opened, x, names)
+            reads |= prefixed(states_read(fresh, fresh_layer, x, names), "untrained")
+        reads = {name: only_units(values, only) for name, values in reads.items()} if only is not None else reads
+        reads["input"] = input_read(x, _kinds(model, x))
+        for name, values in reads.items():
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name}: holds NaN or infinity")
+        symbols = symbols_of(x)
+        control = control or ("symbols" if symbols is not None else "sequences")
+        if control == "symbols":
+            if symbols is None:
+                raise ValueError("control: 'symbols' needs an input of symbols: whole numbers (B, T), or one-hot")
+            columns = reads | {"dealt": symbols}
+        else:
+            if len(truth) <= deals:
+                raise ValueError(f"deals: {deals} needs batches of more sequences than that, given {len(truth)}")
+            columns = reads | {"dealt": np.stack([np.roll(truth, 1 + i, axis=0) for i in range(deals)], axis=-1)}
+        testing, numbers = split.next(len(truth))
+        for part, chosen in zip(parts, (~testing, testing), strict=True):
+            part.add(steps_of(columns, truth, chosen, numbers))
+    split.check()
+    return _result(parts, list(reads), kind, penalty, str(control), deals, units, seed, names or opened.cell.states)
 
-    def gather(sequences: Labels) -> tuple[Figures, Labels]:
-        x, y = features[sequences], labels[sequences]
-        x, y = x[y >= 0], y[y >= 0]
-        if len(y) > max_steps:
-            chosen = random.choice(len(y), max_steps, replace=False)
-            x, y = x[chosen], y[chosen]
-        # In float64: states of a trained network are often nearly dependent.
-        return x.astype(np.float64), y
 
-    (x, y), (x_test, y_test) = gather(fitting), gather(testing)
-    if len(np.unique(y)) < 2 or len(y_test) == 0:
-        raise ValueError("labels: fewer than two classes to tell apart in the fitting sequences, or none in the others")
-    mean, spread = x.mean(0), x.std(0)
-    # A feature that never changes tells nothing; dividing by its spread would make noise of it.
-    spread = np.where(spread > 1e-8, spread, np.inf)
-    classifier = RidgeClassifier(alpha=ridge, class_weight="balanced").fit((x - mean) / spread, y)
-    right = classifier.predict((x_test - mean) / spread) == y_test
-    classes = np.unique(y_test)
-    return float(np.mean([right[y_test == c].mean() for c in classes])), 1 / len(classes), len(y_test)
+def _labelled(inputs: Batches, labels: Any) -> Iterator[tuple[Tensor, Array]]:
+    """Batches with labels that fit."""
+    for batch in stream(inputs):
+        rest = batch.rest if labels is None else (labels,)
+        if not rest:
+            raise ValueError("labels: none were given; expected labels, or an iterable of (inputs, labels)")
+        yield batch.inputs, as_labels(rest[0], batch.inputs)
+
+
+def _kinds(model: nn.Module, inputs: Tensor) -> int | None:
+    """How many symbols there are where the input is whole numbers: those that the first embedding has."""
+    if inputs.is_floating_point():
+        return None
+    found = (module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding))
+    return next(found, None)
+
+
+def _result(
+    parts: tuple[Reservoir, Reservoir],
+    reads: list[str],
+    kind: Kind,
+    penalty: float,
+    control: str,
+    deals: int,
+    units: bool,
+    seed: int,
+    states: Sequence[str],
+) -> ProbeResult:
+    fitting, testing = parts
+    if not len(fitting) or not len(testing):
+        raise ValueError("labels: no step of the sequences to fit to, or of those to test on, has one")
+    dealt = control_labels(fitting, testing, control, deals, seed)
+    found, on_control = {}, {}
+    for read in reads:
+        found[read] = _scored(fitting, testing, read, fitting["label"], testing["label"], kind, penalty)[1]
+        on_control[read] = [_scored(fitting, testing, read, first, second, kind, penalty)[1] for first, second in dealt]
+    score_of = {read: found[read].interval(seed) for read in reads}
+    gains = np.full((3, len(reads), len(OVERS)), math.nan)
+    for index, read in enumerate(reads):
+        over: list[Interval | None] = [selectivity(found[read], on_control[read], seed), None, None]
+        if f"untrained {read}" in found:
+            over[1:] = [difference(found[read], found[other], seed) for other in (f"untrained {read}", "input")]
+        for place, interval in enumerate(over):
+            if interval is not None:
+                gains[:, index, place] = interval.mean, interval.low, interval.high
+    by_control = np.array([[one.value for one in on_control[read]] for read in reads])
+    variables: dict[str, tuple[Sequence[str], Any]] = {
+        "score": (("read",), np.array([score_of[read].mean for read in reads])),
+        "score_low": (("read",), np.array([score_of[read].low for read in reads])),
+        "score_high": (("read",), np.array([score_of[read].high for read in reads])),
+        "control": (("read", "deal"), by_control),
+        "gain": (("read", "over"), gains[0]),
+        "gain_low": (("read", "over"), gains[1]),
+        "gain_high": (("read", "over"), gains[2]),
+    }
+    coords: dict[str, Any] = {"read": reads, "over": list(OVERS), "deal": np.arange(deals)}
+    if units:
+        alone = [_each_unit(fitting, testing, state, kind, penalty) for state in states]
+        width = max(map(len, alone))
+        padded = np.array([np.pad(a, (0, width - len(a)), constant_values=math.nan) for a in alone])
+        variables["unit_score"] = (("unit_of", "unit"), padded)
+        coords |= {"unit_of": list(states), "unit": np.arange(width)}
+    first = found[reads[0]]
+    attributes = {
+        "metric": first.metric,
+        "chance": first.chance,
+        "steps": first.steps,
+        "sequences": len(first.tally),
+        "kind": kind,
+        "control": control,
+    }
+    return ProbeResult(labelled(variables, coords, **attributes))
+
+
+def _scored(
+    fitting: Reservoir, testing: Reservoir, read: str, first: Array, second: Array, kind: Kind, penalty: float
+) -> tuple[Readout, Score]:
+    """A readout of labels `first`, and its score on labels `second`."""
+    there, tested = defined(first), defined(second)
+    readout = fit(fitting[read][there], first[there], kind, penalty=penalty)
+    return readout, score(readout, testing[read][tested], second[tested], testing["sequence"][tested])
+
+
+def _each_unit(fitting: Reservoir, testing: Reservoir, read: str, kind: Kind, penalty: float) -> Figures:
+    """(H,) the score of each unit alone."""
+    scores = []
+    for unit in range(fitting[read].shape[1]):
+        readout = fit(fitting[read][:, [unit]], fitting["label"], kind, penalty=penalty)
+        scores.append(score(readout, testing[read][:, [unit]], testing["label"], testing["sequence"]).value)
+    return np.array(scores)
+
+
+def control_labels(
+    fitting: Reservoir, testing: Reservoir, control: str, deals: int, seed: int
+) -> list[tuple[Array, Array]]:
+    """Control labels of the steps to fit to and to test on, several times.
+
+    By "symbols" each symbol is dealt one label, with the labels' own frequencies, and every class at least once where
+    there are enough symbols for the two tasks to be equally hard. By "sequences" they stand ready.
+    """
+    if control == "sequences":
+        return [(fitting["dealt"][:, i], testing["dealt"][:, i]) for i in range(deals)]
+    random = np.random.default_rng(seed + 2)
+    symbols = np.concatenate([fitting["dealt"], testing["dealt"]])
+    labels = np.concatenate([fitting["label"], testing["label"]])
+    present = np.unique(symbols)
+    found = []
+    for _ in range(deals):
+        table: Array
+        if is_value(labels):
+            table = random.choice(labels, size=int(symbols.max()) + 1)
+        else:
+            classes, counts = np.unique(labels, return_counts=True)
+            table = random.choice(classes, size=int(symbols.max()) + 1, p=counts / counts.sum())
+            table[random.permutation(present)[: len(classes)]] = random.permutation(classes)[: len(present)]
+        found.append((table[fitting["dealt"]], table[testing["dealt"]]))
+    return found
+
+
+def difference(first: Score, second: Score, seed: int) -> Interval:
+    """One score less another on the same sequences."""
+    resampled = first.resampled(seed) - second.resampled(seed)
+    return Interval.resampled(first.value - second.value, resampled, len(first.tally))
+
+
+def selectivity(first: Score, control: Sequence[Score], seed: int) -> Interval:
+    """A score less the mean of those on control labels.
+
+    The interval asks whether the labels are read better than others dealt in the same way would be: to the spread over
+    resampled sequences comes the spread over deals, as in predicting one more (Student's t).
+    """
+    from scipy.stats import norm, t
+
+    values = np.array([one.value for one in control])
+    figure = first.value - values.mean()
+    paired = all(len(one.tally) == len(first.tally) for one in control)
+    own = first.resampled(seed)
+    others = [one.resampled(seed) if paired else one.resampled(seed + 1 + i) for i, one in enumerate(control)]
+    by_sequences = float(norm.ppf(0.5 + LEVEL / 2)) * float(np.nanstd(own - np.mean(others, axis=0)))
+    count = len(values)
+    by_deals = float(t.ppf(0.5 + LEVEL / 2, count - 1)) * float(values.std(ddof=1)) * math.sqrt(1 + 1 / count)
+    half = math.hypot(by_sequences, by_deals)
+    return Interval(float(figure), float(figure - half), float(figure + half), len(first.tally))

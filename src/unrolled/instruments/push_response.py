@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,46 +11,88 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unrolled.structure import cell_of
+from unrolled.drawing.panels import Panel, bare
+from unrolled.instruments.opened import as_exact, course, course_of, exact, open_layer
+from unrolled.instruments.readout import RESAMPLES
+from unrolled.instruments.result import Result, labelled
+from unrolled.intervals import Interval
+from unrolled.interventions import Patch, Push, intervene
 from unrolled.trace import record
 
 Figures = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class PushResponse:
-    """What is left of a push j steps after it, as a fraction of the push.
+@dataclass(frozen=True, eq=False, repr=False)
+class PushResponse(Result):
+    """What is left of a push j steps after it, as a share of the push.
 
-    Attributes:
-        lags: (J + 1,) steps after the push, from 0.
-        states: (J + 1,) distance of all states together from the trajectory that was not pushed.
-        output: (J + 1,) distance of the hidden state alone, which is the layer's output.
-
-    Each is a median over sequences and directions of the push.
+    Variables of `data`:
+        states (lag): distance of all states together from the course that was not pushed; median over the others.
+        output (lag): distance of the hidden state alone, which is the layer's output; likewise.
+        left (direction, sequence, lag): that of all states, for each direction of the push and each sequence.
     """
 
-    lags: Figures
-    states: Figures
-    output: Figures
+    @property
+    def lags(self) -> Figures:
+        """(J + 1,) steps after the push, from 0."""
+        return np.asarray(self.data["lag"].values, dtype=np.float64)
+
+    @property
+    def states(self) -> Figures:
+        """(J + 1,)."""
+        return np.asarray(self.data["states"].values, dtype=np.float64)
+
+    @property
+    def output(self) -> Figures:
+        """(J + 1,)."""
+        return np.asarray(self.data["output"].values, dtype=np.float64)
 
     def half_life(self) -> float:
         """Steps until less than half of the push is left in the states for good, interpolated; J if not seen."""
-        below = self.states < 0.5
-        if below[-1] and not below[0]:
-            first = len(below) - int(np.argmin(below[::-1]))  # the first step after the last one above half
-            before, after = self.states[first - 1], self.states[first]
-            # Between two steps the decay is taken as exponential.
-            part = math.log(before / 0.5) / math.log(before / max(after, 1e-12))
-            return float(self.lags[first - 1] + part)
-        return 0.0 if below[0] else float(self.lags[-1])
+        return half_life(self.lags, self.states)
+
+    def half_life_interval(self, seed: int = 0) -> Interval:
+        """The half-life with its bootstrap interval over sequences."""
+        left = self.data["left"].values  # (D, B, J + 1)
+        random = np.random.default_rng(seed)
+        batch = left.shape[1]
+        drawn = [
+            half_life(self.lags, np.median(left[:, random.integers(batch, size=batch)], axis=(0, 1)))
+            for _ in range(RESAMPLES // 5)
+        ]
+        return Interval.resampled(self.half_life(), drawn, batch)
+
+    def summary(self) -> str:
+        life, state, at = self.half_life_interval(), self.data.attrs["state"], self.data.attrs["at"]
+        end = " (the end of the sequences)" if life.mean >= self.lags[-1] else ""
+        return f"Half of a push on the {state} state alone at step {at} is gone after {life.text} steps{end}."
+
+    def panels(self) -> Sequence[Panel]:
+        curves = (
+            bare("all states", "lstm", "cell", self.lags, self.states),
+            bare("the layer's output", "lstm", "hidden", self.lags, self.output),
+        )
+        title = f"What is left of a push on the {self.data.attrs['state']} state"
+        return (Panel(title, "steps after the push", "distance, as a share of the push", curves, (("half", 0.5),)),)
+
+
+def half_life(lags: Figures, left: Figures) -> float:
+    """Steps until less than half is left for good, the decay between two steps taken as exponential."""
+    below = left < 0.5
+    if below[-1] and not below[0]:
+        first = len(below) - int(np.argmin(below[::-1]))  # the first step after the last one above half
+        before, after = left[first - 1], left[first]
+        return float(lags[first - 1] + math.log(before / 0.5) / math.log(before / max(after, 1e-12)))
+    return 0.0 if below[0] else float(lags[-1])
 
 
 def push_response(
-    layer: nn.RNNBase,
+    model: nn.Module,
     inputs: Tensor,
     *,
     state: str,
     at: int,
+    layer: str | None = None,
     size: float = 0.1,
     directions: int = 4,
     seed: int = 0,
@@ -58,64 +100,57 @@ def push_response(
     """Push one state after step `at` and follow the difference to the end of the sequence.
 
     The push is on `state` alone: the others keep their values at that step. Pushing the hidden state is seen by the
-    output at
-    that step and by the next step; pushing the cell state is seen by the next step.
+    output at that step and by the next step; pushing the cell state by the next step. In float64, on a copy of the
+    model in eval mode.
 
     Args:
-        layer: one layer, one direction.
-        inputs: (B, T, I), what the layer is driven with.
+        model: any module that `record` takes.
+        inputs: (B, T, I), what the model is called with.
         state: "hidden", or "cell" for an LSTM.
-        at: the step after which to push, 0 to T - 2.
+        at: the step after which to push; it has to leave a step to follow.
+        layer: the recorded layer; may be omitted where there is one.
         size: norm of the push as a fraction of that state's norm at that step.
         directions: how many random directions are tried.
         seed: of the directions.
 
     Raises:
-        ValueError: several layers or directions, no such state, or `at` leaves no step to follow.
+        ValueError: no such state, or `at` leaves no step to follow.
     """
-    if layer.num_layers != 1 or layer.bidirectional:
-        raise ValueError(
-            f"layer: a push is followed in one layer in one direction, given {layer.num_layers} layers"
-            f"{' in two directions' if layer.bidirectional else ''}"
-        )
-    states = cell_of(layer).states
+    model = exact(model)
+    opened = open_layer(model, layer)
+    states = opened.cell.states
     if state not in states:
         raise ValueError(f"state: {state!r} is not a state of this layer; expected one of {', '.join(states)}")
-    length = inputs.size(1)
-    if not 0 <= at < length - 1:
-        raise ValueError(f"at: step {at} leaves nothing to follow in {length} steps; expected 0 to {length - 2}")
-    layer = copy.deepcopy(layer).double()
-    layer.batch_first = True
-    x = inputs.double()
-    generator = torch.Generator().manual_seed(seed)
+    x = as_exact(inputs)
+    with torch.no_grad(), record(model, names=f"{opened.prefix}*", detach=True) as trace:
+        model(x)
+    plain = course_of(trace, opened).after
+    length = plain[0].size(1)
+    first, last = (1, length - 1) if opened.reverse else (0, length - 2)
+    if not first <= at <= last:
+        raise ValueError(f"at: step {at} leaves nothing to follow in {length} steps; expected {first} to {last}")
+    place = length - 1 - at if opened.reverse else at
     which = states.index(state)
-    with torch.no_grad():
-        _, reached = layer(x[:, : at + 1])
-        before = list(reached) if isinstance(reached, tuple) else [reached]
-        plain = _follow(layer, x[:, at + 1 :], before)
-        left, seen = [], []
-        for _ in range(directions):
-            push = torch.randn(before[which].shape, generator=generator, dtype=torch.float64).to(inputs.device)
-            push *= size * before[which].norm(dim=-1, keepdim=True) / push.norm(dim=-1, keepdim=True)
-            pushed = [value + push if index == which else value for index, value in enumerate(before)]
-            moved = _follow(layer, x[:, at + 1 :], pushed)
-            scale = push[0].norm(dim=-1, keepdim=True).clamp_min(1e-300)  # (B, 1)
-            difference = [a - b for a, b in zip(moved, plain, strict=True)]
-            left.append(torch.cat(difference, dim=-1).norm(dim=-1) / scale)
-            seen.append(difference[0].norm(dim=-1) / scale)
-    return PushResponse(
-        np.arange(length - at, dtype=np.float64),
-        torch.cat(left).median(0).values.numpy(force=True),
-        torch.cat(seen).median(0).values.numpy(force=True),
-    )
-
-
-def _follow(layer: nn.RNNBase, x: Tensor, states: list[Tensor]) -> list[Tensor]:
-    """The states from here on, the given ones first: each (B, 1 + T, H)."""
-    with record(layer, names=[f"l0.{name}" for name in cell_of(layer).states], detach=True) as trace:
-        layer(x, tuple(states) if len(states) > 1 else states[0])
-    names = cell_of(layer).states
-    return [
-        torch.cat([first.transpose(0, 1), trace[f"l0.{name}"]], dim=1)
-        for first, name in zip(states, names, strict=True)
-    ]
+    reached = plain[which][:, place]
+    generator = torch.Generator().manual_seed(seed)
+    left, seen = [], []
+    for _ in range(directions):
+        push = torch.randn(reached.shape, generator=generator, dtype=torch.float64).to(reached.device)
+        push *= size * reached.norm(dim=-1, keepdim=True) / push.norm(dim=-1, keepdim=True)
+        # An edit of the cell is seen by the hidden state of its step, which a push after the step is not.
+        others = [Patch(opened.prefix + name, source=trace, steps=at) for name in states if name != state]
+        with torch.no_grad(), intervene(model, Push(opened.prefix + state, push, steps=at), *others):
+            moved = course(model, x, opened).after
+        scale = push.norm(dim=-1, keepdim=True).clamp_min(1e-300)  # (B, 1)
+        apart = [(a - b)[:, place:] for a, b in zip(moved, plain, strict=True)]
+        left.append(torch.cat(apart, dim=-1).norm(dim=-1) / scale)
+        seen.append(apart[0].norm(dim=-1) / scale)
+    by_direction = torch.stack(left)
+    variables = {
+        "states": (("lag",), torch.cat(left).median(0).values.numpy(force=True)),
+        "output": (("lag",), torch.cat(seen).median(0).values.numpy(force=True)),
+        "left": (("direction", "sequence", "lag"), by_direction.numpy(force=True)),
+    }
+    lags = np.arange(length - place)
+    coords = {"lag": lags, "direction": np.arange(directions), "sequence": np.arange(inputs.size(0))}
+    return PushResponse(labelled(variables, coords, layer=opened.name, state=state, at=at, size=size))

@@ -1,0 +1,171 @@
+"""Claim `capacity`: the added state lowers bias and raises variance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unrolled.claims.evidence import NAMES, Figures, Measurement, Run, Subject, figures, paired, settings_of
+from unrolled.drawing.panels import Curve, Panel
+from unrolled.instruments import capacity
+from unrolled.intervals import Interval
+from unrolled.model import SequenceModel, count_parameters, matched_hidden_size
+from unrolled.tasks import Batch, Task
+from unrolled.tasks.task import Split
+from unrolled.training import Budget, deterministic, fit
+from unrolled.verdicts import Claim, Finding, Table
+
+_SETS = 4
+_BATCHES, _BATCH_SIZE = 8, 32  # of a training set
+_STEPS = 400
+_EXAMPLES = 256
+_LONGEST = 50  # steps of the mean sequence; longer ones would take the time of the whole study
+# Differences below this share of the error without skill are no difference.
+_COUNTS = 0.01
+
+_MATCHES = {"parameters": "an equal number of parameters", "hidden_size": "an equal hidden size"}
+
+
+@dataclass(frozen=True)
+class _OneSet:
+    """A task that has no more than a few batches to train on; everything else is the task's."""
+
+    task: Task
+    number: int
+
+    def batch(self, size: int, *, seed: int, split: Split = "train") -> Batch:
+        if split == "train":
+            seed = 1_000_000_007 + self.number * _BATCHES + seed % _BATCHES
+        return self.task.batch(size, seed=seed, split=split)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+
+def _measure(subject: Subject) -> Figures | None:
+    task = subject.task
+    lengths = [task.batch(1, seed=seed).inputs.size(1) for seed in range(32)]
+    if sum(lengths) / len(lengths) > _LONGEST:
+        return None
+    own = int(subject.model.recurrent.hidden_size)
+    budget = count_parameters(subject.model)
+    as_lstm = matched_hidden_size("lstm", task.input_size, task.output_size, budget)
+    sizes = {"parameters": own, "hidden_size": as_lstm}
+    batch = task.longest().batch(_EXAMPLES, seed=subject.seed, split="test")
+    targets = batch.targets[batch.scored]
+    by_size = {}
+    for size in sorted(set(sizes.values())):
+        found = capacity(_trainer(subject, task, size, batch), batch.inputs, targets, sets=_SETS)
+        by_size[size] = {name: found.part(name).mean for name in ("bias", "variance", "error")}
+    return {
+        "no_skill": _no_skill(targets, task),
+        "sizes": sizes,
+        **{match: by_size[size] for match, size in sizes.items()},
+    }
+
+
+def _trainer(
+    subject: Subject, task: Task, hidden_size: int, batch: Batch
+) -> Callable[[int], Callable[[Tensor], Tensor]]:
+    def train(number: int) -> Callable[[Tensor], Tensor]:
+        seed = subject.seed * _SETS + number
+        with deterministic(seed):
+            model = SequenceModel(subject.cell, task.input_size, hidden_size, task.output_size)
+        # One look at the end: choosing weights by a validation set would make that a part of the training set.
+        budget = Budget(steps=_STEPS, batch_size=_BATCH_SIZE, validate_every=_STEPS, validation_size=_BATCH_SIZE)
+        fit(model, _OneSet(task, seed), budget, seed=seed)  # type: ignore[arg-type]
+
+        def predict(inputs: Tensor) -> Tensor:
+            answers: Tensor = model(inputs)[batch.scored]
+            return answers.squeeze(-1) if task.regression else answers.softmax(-1)
+
+        return predict
+
+    return train
+
+
+def _no_skill(targets: Tensor, task: Task) -> float:
+    """The error of the best answer that does not look at the input."""
+    if task.regression:
+        return float(targets.double().var(correction=0))
+    shares = torch.bincount(targets, minlength=task.output_size).double() / len(targets)
+    return float(1 - shares.square().sum())
+
+
+def _share(measured: Figures, match: str, part: str) -> float:
+    return float(measured[match][part] / measured["no_skill"])
+
+
+def _judge(runs: Sequence[Run]) -> Claim:
+    findings, panels, rows = [], [], []
+    for setting in settings_of(runs, "capacity"):
+        by_cell = {cell: figures(runs, "capacity", setting, cell) for cell in NAMES}
+        rnn, lstm = by_cell["rnn"], by_cell["lstm"]
+        if not rnn or not lstm:
+            continue
+        for match, words in _MATCHES.items():
+            for part, sign, statement in (("bias", -1, "lower bias"), ("variance", 1, "higher variance")):
+                findings.append(
+                    Finding(
+                        setting,
+                        f"the LSTM has {statement} than the RNN at {words}",
+                        paired(
+                            lstm,
+                            rnn,
+                            lambda a, b, m=match, p=part, s=sign: s * (_share(a, m, p) - _share(b, m, p)),  # type: ignore[misc]
+                        ),
+                        _COUNTS,
+                        "share of the error without skill",
+                    )
+                )
+            for cell, measured in by_cell.items():
+                if measured:
+                    rows.append(_row(setting, words, cell, measured, match))
+        panels.append(_panel(setting, by_cell))
+    return Claim(
+        "capacity",
+        "The added state lowers bias and raises variance.",
+        f"Each cell is trained {_SETS} times from scratch, each time on another {_BATCHES * _BATCH_SIZE} "
+        f"sequences for {_STEPS} steps, and the error on new sequences is split into bias, what the mean "
+        "answer is off by, and variance, what the answers differ by. It is done at an equal number of "
+        "parameters and again at an equal hidden size, where the LSTM has four times the RNN's recurrent "
+        "weights.",
+        tuple(findings),
+        tuple(panels),
+        tables=(_table(rows),) if rows else (),
+    )
+
+
+def _row(setting: str, words: str, cell: str, measured: dict[int, Figures], match: str) -> tuple[str, ...]:
+    parts = [Interval.over(_share(f, match, part) for f in measured.values()) for part in ("bias", "variance", "error")]
+    units = next(iter(measured.values()))["sizes"][match]
+    return (setting, words, f"{NAMES[cell]} ({units} units)", *(part.text for part in parts))
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Table:
+    return Table(
+        "Bias, variance and their sum, as shares of the error without skill, with 95 % interval over seeds",
+        ("setting", "at", "cell", "bias²", "variance", "error"),
+        tuple(rows),
+    )
+
+
+def _panel(setting: str, by_cell: dict[str, dict[int, Figures]]) -> Panel:
+    """Bias at 0 and variance at 1 for each cell, at an equal number of parameters and at an equal hidden size."""
+    curves = []
+    for cell, measured in by_cell.items():
+        for match, state in (("parameters", "cell"), ("hidden_size", "hidden")):
+            if measured:
+                parts = [Interval.over(_share(f, match, p) for f in measured.values()) for p in ("bias", "variance")]
+                bounds = (tuple(p.mean for p in parts), tuple(p.low for p in parts), tuple(p.high for p in parts))
+                curves.append(Curve(f"{NAMES[cell]}, {_MATCHES[match]}", cell, state, (0.0, 1.0), *bounds))
+    return Panel(
+        f"Bias and variance: {setting}", "0: bias², 1: variance", "share of the error without skill", tuple(curves)
+    )
+
+
+MEASUREMENT = Measurement("capacity", _measure, _judge)

@@ -1,0 +1,327 @@
+"""Whether a state carries something: whether it can be read from it, is used, and stays.
+
+A readout alone cannot tell: what is decodable need not be used (Hewitt & Liang 2019; Ravichander et al. 2021), and what
+is used at one step may be gone at the next. All three are asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unrolled.drawing.panels import Curve, Panel
+from unrolled.instruments.opened import open_layer
+from unrolled.instruments.probe import OVERS, probe
+from unrolled.instruments.reading import as_labels, measured
+from unrolled.instruments.readout import RESAMPLES, Array, Kind, Readout, defined, fit, is_value
+from unrolled.instruments.result import Result, labelled
+from unrolled.intervals import Interval, number
+from unrolled.interventions import Patch, intervene
+from unrolled.trace import record
+
+Figures = NDArray[np.float64]
+Behaviour = Callable[[Any], Tensor]
+
+_STEPS = 3  # at which states are exchanged, if none are named
+_FITTED = 8000  # steps a readout is fitted to at most
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Carries(Result):
+    """The three parts of the verdict that a state carries a label.
+
+    Variables of `data`:
+        score (): of a linear readout of the label from the state (metric and chance are attributes).
+        gain, gain_low, gain_high (over): that score less the one of control labels, of the untrained network's state,
+            and of the input alone.
+        used (sequence): by how much more the behaviour moves when the state is exchanged for that of a sequence with
+            another label than for that of one with the same label, in standard deviations of the behaviour.
+        kept, kept_low, kept_high (lag): what is still read of the exchanged label so many steps later, as a share of
+            what is read at once.
+    """
+
+    @property
+    def decodable(self) -> bool:
+        """Whether the readout is better than all that it is compared with, by more than the intervals."""
+        return bool((self.data["gain_low"].values > 0).all())
+
+    @property
+    def used(self) -> bool:
+        """Whether the exchange of the label moves the behaviour by more than the smallest effect that counts."""
+        return bool(self.effect.low > float(self.data.attrs["smallest"]))
+
+    @property
+    def persistent(self) -> bool:
+        """Whether at the horizon at least half of the exchanged label is left."""
+        return bool(self.left.low > 0.5)
+
+    @property
+    def carried(self) -> bool:
+        """All three."""
+        return self.decodable and self.used and self.persistent
+
+    @property
+    def effect(self) -> Interval:
+        """What the exchange of the label does to the behaviour, in its standard deviations."""
+        values = self.data["used"].values
+        return Interval.over(values[np.isfinite(values)])
+
+    @property
+    def left(self) -> Interval:
+        """What is left of the exchanged label at the horizon."""
+        at = self.data.isel(lag=-1)
+        return Interval(float(at["kept"]), float(at["kept_low"]), float(at["kept_high"]), self.effect.n)
+
+    def gain(self, over: str) -> Interval:
+        """The readout's score less that of the "control", the "untrained" network or the "input"."""
+        at = self.data.sel(over=over)
+        return Interval(float(at["gain"]), float(at["gain_low"]), float(at["gain_high"]), 0)
+
+    def half_life(self) -> float:
+        """Steps until less than half of the exchanged label is left; the horizon if that is not seen."""
+        below = self.data["kept"].values < 0.5
+        return float(self.data["lag"].values[int(np.argmax(below))] if below.any() else self.data["lag"].values[-1])
+
+    def summary(self) -> str:
+        state, horizon = self.data.attrs["state"], int(self.data["lag"].values[-1])
+        verdicts = [
+            f"{'decodable' if self.decodable else 'not decodable'} beyond its controls "
+            f"({self.data.attrs['metric']} {number(float(self.data['score']))}, "
+            + ", ".join(f"{self.gain(over).text} over the {over}" for over in OVERS)
+            + ")",
+            f"{'used' if self.used else 'not used'} (exchanging it moves the behaviour by {self.effect.text} of its "
+            "standard deviations more than exchanging states of the same label)",
+            f"{'persistent' if self.persistent else 'not persistent'} ({self.left.text} of it is left after {horizon} "
+            "steps)",
+        ]
+        return f"The {state} {'carries' if self.carried else 'does not carry'} the label: {'; '.join(verdicts)}."
+
+    def panels(self) -> Sequence[Panel]:
+        at = {name: tuple(map(float, self.data[name].values)) for name in ("lag", "kept", "kept_low", "kept_high")}
+        label = str(self.data.attrs["state"])
+        curve = Curve(label, "lstm", "cell", at["lag"], at["kept"], at["kept_low"], at["kept_high"])
+        title = "What is left of a label that was exchanged"
+        return (Panel(title, "steps after the exchange", "share still read", (curve,), (("half", 0.5),)),)
+
+
+def carries(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Any,
+    *,
+    state: str,
+    layer: str | None = None,
+    units: Sequence[int] | None = None,
+    steps: Sequence[int] | None = None,
+    horizon: int = 8,
+    behaviour: Behaviour | None = None,
+    smallest: float = 0.01,
+    kind: Kind = "ridge",
+    untrained: nn.Module | None = None,
+    seed: int = 0,
+) -> Carries:
+    """Ask whether a state, or some of its units, carries a label.
+
+    Decodable: a linear readout of the label does better than for labels of other sequences, on the untrained network,
+    and on the input alone. Used: the state at a step is exchanged for that of another sequence; behaviour has to move
+    more where that sequence has another label than where it has the same one. Persistent: after the exchange, at least
+    half of the other label is still read from the state `horizon` steps later.
+
+    Args:
+        model: any module that `record` takes.
+        inputs: (B, T, I) or (B, T), what the model is called with.
+        labels: (B, T) classes as whole numbers, -1 where there is none, or values, NaN likewise. (B,) stands for every
+            step of a sequence.
+        state: "hidden" or "cell", or a gate.
+        layer: the recorded layer; may be omitted where there is one.
+        units: which of its units; all if omitted.
+        steps: at which states are exchanged; three that leave room for the horizon if omitted.
+        horizon: steps over which the label has to stay.
+        behaviour: the model's output -> (B, ...) what it does; the output itself, from the exchange on, if omitted.
+        smallest: the smallest effect that counts, in standard deviations of the behaviour.
+        kind: of readout.
+        untrained: the network before training; drawn anew if omitted.
+        seed: of all draws.
+
+    Raises:
+        ValueError: labels or steps that do not fit, or no two sequences with different labels to exchange.
+    """
+    opened = open_layer(model, layer)
+    name = opened.prefix + state
+    if state not in opened.cell.names:
+        raise ValueError(f"state: {state!r} is not of this layer; expected one of {', '.join(opened.cell.names)}")
+    truth = as_labels(_for_every_step(labels, inputs), inputs)
+    found = probe(
+        model,
+        inputs,
+        truth,
+        layer=opened.name,
+        kind=kind,
+        untrained=untrained,
+        control="sequences",
+        only=units,
+        names=[state],
+        seed=seed,
+    )
+    length = inputs.size(1)
+    chosen = _default_steps(truth, length, horizon) if steps is None else [int(t) for t in steps]
+    for t in chosen:
+        if not 0 <= t < length - horizon:
+            raise ValueError(
+                f"steps: {t} leaves no room for a horizon of {horizon} in {length} steps; "
+                f"expected 0 to {length - horizon - 1}"
+            )
+    behaves = behaviour or _output
+    with measured(model), record(model, names=name, detach=True) as trace:
+        plain = behaves(model(inputs))
+    recorded = trace[name].float()
+    reader = _reader(recorded, truth, units, kind, seed)
+    random = np.random.default_rng(seed)
+    effects, moves = [], []
+    for t in chosen:
+        other, same = _donors(truth[:, t], random)
+        rows = (other >= 0) & (same >= 0)
+        if not rows.any():
+            continue
+        apart = []
+        for donors in (other, same):
+            source = {name: trace[name][torch.as_tensor(np.maximum(donors, 0))]}
+            patch = Patch(name, source=source, steps=t, units=None if units is None else list(units))
+            with measured(model), intervene(model, patch), record(model, names=name, detach=True) as patched:
+                apart.append(_distance(behaves(model(inputs)), plain, t, length))
+            if donors is other:
+                after = patched[name].float()
+                moves.append(_moved(reader, after, recorded, truth[:, t], donors, t, horizon, units, rows))
+        effects.append(np.where(rows, apart[0] - apart[1], np.nan))
+    if not effects:
+        raise ValueError("labels: at no step are there two sequences with one label and a third with another")
+    kept = _kept(np.concatenate(moves), seed)
+    with np.errstate(invalid="ignore"):
+        by_sequence = np.nansum(effects, axis=0) / np.isfinite(effects).sum(0)
+    gains = found.data.sel(read=state)
+    variables: dict[str, tuple[Sequence[str], Any]] = {
+        "score": ((), float(gains["score"])),
+        **{n: (("over",), gains[n].values) for n in ("gain", "gain_low", "gain_high")},
+        "used": (("sequence",), by_sequence),
+        "kept": (("lag",), kept[0]),
+        "kept_low": (("lag",), kept[1]),
+        "kept_high": (("lag",), kept[2]),
+    }
+    coords = {"over": list(OVERS), "sequence": np.arange(len(truth)), "lag": np.arange(horizon + 1)}
+    said = f"{state} state" if state in opened.cell.states else state.replace("_", " ")
+    if units is not None:
+        said += f" (units {', '.join(map(str, units))})"
+    attributes = {
+        "state": said,
+        "metric": found.data.attrs["metric"],
+        "chance": found.chance,
+        "smallest": smallest,
+        "steps": chosen,
+    }
+    return Carries(labelled(variables, coords, **attributes))
+
+
+def _for_every_step(labels: Any, inputs: Tensor) -> Array:
+    array = np.asarray(labels.numpy(force=True) if isinstance(labels, Tensor) else labels)
+    return np.repeat(array[:, None], inputs.size(1), axis=1) if array.shape == inputs.shape[:1] else array
+
+
+def _default_steps(truth: Array, length: int, horizon: int) -> list[int]:
+    there = np.flatnonzero(defined(truth).any(0))
+    usable = there[there < length - horizon]
+    if not len(usable):
+        raise ValueError(f"horizon: {horizon} steps leave no labelled step of {length} to begin at")
+    places = np.linspace(0, len(usable) - 1, _STEPS + 2)[1:-1].round().astype(int)
+    return sorted({int(usable[place]) for place in places})
+
+
+def _output(output: Any) -> Tensor:
+    """The first tensor in what a model returns."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return output
+
+
+def _distance(moved: Tensor, plain: Tensor, t: int, length: int) -> Figures:
+    """(B,) how far behaviour moved, in root mean squares of its deviation from the mean over sequences."""
+    if plain.dim() > 2 and plain.size(1) == length:
+        moved, plain = moved[:, t:], plain[:, t:]
+    moved, plain = moved.double().flatten(1), plain.double().flatten(1)
+    scale = (plain - plain.mean(0)).square().mean().sqrt().clamp_min(1e-300)
+    return np.asarray(((moved - plain).square().mean(1).sqrt() / scale).numpy(force=True))
+
+
+def _donors(truth: Array, random: np.random.Generator) -> tuple[Array, Array]:
+    """(B,) for each sequence one with another label and one with the same; -1 where there is none.
+
+    For values, another label is any other sequence's, and the same label the nearest other one.
+    """
+    there = np.flatnonzero(defined(truth))
+    other, same = np.full(len(truth), -1), np.full(len(truth), -1)
+    for row in there:
+        rest = there[there != row]
+        if is_value(truth):
+            if len(rest):
+                other[row], same[row] = random.choice(rest), rest[np.argmin(np.abs(truth[rest] - truth[row]))]
+            continue
+        unlike, like = rest[truth[rest] != truth[row]], rest[truth[rest] == truth[row]]
+        if len(unlike) and len(like):
+            other[row], same[row] = random.choice(unlike), random.choice(like)
+    return other, same
+
+
+def _reader(recorded: Tensor, truth: Array, units: Sequence[int] | None, kind: Kind, seed: int) -> Readout:
+    there = np.argwhere(defined(truth))
+    random = np.random.default_rng(seed)
+    there = there[random.permutation(len(there))[:_FITTED]]
+    values = _units(recorded, units)
+    return fit(values[there[:, 0], there[:, 1]], truth[there[:, 0], there[:, 1]], kind)
+
+
+def _units(recorded: Tensor, units: Sequence[int] | None) -> Array:
+    values: Array = recorded.numpy(force=True)
+    return values if units is None else values[..., list(units)]
+
+
+def _moved(
+    reader: Readout,
+    after: Tensor,
+    before: Tensor,
+    own: Array,
+    donors: Array,
+    t: int,
+    horizon: int,
+    units: Sequence[int] | None,
+    rows: Array,
+) -> Figures:
+    """(N, horizon + 1) by how much the exchange moves what is read towards the other label."""
+    part = slice(t, t + horizon + 1)
+    patched, plain = _units(after, units)[rows, part], _units(before, units)[rows, part]
+    theirs = own[donors[rows]][:, None]
+    shape = patched.shape[:2]
+    read = [reader.answers(values.reshape(-1, values.shape[-1])).reshape(shape) for values in (patched, plain)]
+    if is_value(own):
+        return np.asarray((read[0] - read[1]) * (theirs - own[rows][:, None]))
+    return np.asarray((read[0] == theirs).astype(np.float64) - (read[1] == theirs))
+
+
+def _kept(moves: Figures, seed: int) -> tuple[Figures, Figures, Figures]:
+    """(J + 1,) each: what is left at each lag as a share of what is read at once, and its bootstrap interval."""
+    count = len(moves)
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    resampled = weights @ moves / count
+    mean = moves.mean(0)
+    if mean[0] <= 0:
+        nothing = np.full(moves.shape[1], math.nan)
+        return nothing, nothing, nothing
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = resampled / np.where(resampled[:, :1] > 0, resampled[:, :1], np.nan)
+    low, high = np.nanquantile(shares, [0.025, 0.975], axis=0)
+    return mean / mean[0], low, high

@@ -1,0 +1,62 @@
+"""What every instrument returns: labelled figures, a sentence that says them, and a plot."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bokeh.models.ui.ui_element import UIElement
+    from xarray import Dataset
+
+    from unrolled.drawing.panels import HeatMap, Panel
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(ABC):
+    """Figures with named dimensions and their coordinates.
+
+    Attributes:
+        data: an xarray.Dataset; what its variables are stands with each instrument.
+    """
+
+    data: Dataset
+
+    @abstractmethod
+    def summary(self) -> str:
+        """The main figure and its interval, in a sentence."""
+
+    @abstractmethod
+    def panels(self) -> Sequence[Panel | HeatMap]:
+        """What the plot shows."""
+
+    def plot(self) -> UIElement:
+        """The result as a Bokeh figure; needs the extra `view`."""
+        try:
+            from unrolled.drawing.standalone import draw
+        except ModuleNotFoundError as error:
+            raise _missing("plot", error, "view") from error
+        return draw(self.panels())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self.summary()}"
+
+
+Variable = tuple[Sequence[str], Any]
+
+
+def labelled(variables: Mapping[str, Variable], coords: Mapping[str, Any], **attributes: Any) -> Dataset:
+    """A Dataset: name -> (names of dimensions, values), the dimensions' coordinates, and what else is to be known."""
+    try:
+        import xarray
+    except ModuleNotFoundError as error:
+        raise _missing("instruments", error, "study") from error
+    return xarray.Dataset(
+        {name: (list(dims), values) for name, (dims, values) in variables.items()}, dict(coords), attributes
+    )
+
+
+def _missing(what: str, error: ModuleNotFoundError, extra: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(f"{what} needs {error.name}, which is not installed: pip install 'unrolled[{extra}]'")
