@@ -115,13 +115,15 @@ class Ablate(Edit):
     def change(self, value: Tensor, moment: Moment) -> Tensor:
         if self.to == "zero":
             return torch.zeros_like(value)
+        going_on = torch.arange(value.size(0)) if moment.taken is None else moment.taken.nonzero().squeeze(1).cpu()
+        if not len(going_on):
+            return value
         if self.source is not None:
             return self._from_source(self.source, value, moment)
-        going_on = torch.arange(value.size(0)) if moment.taken is None else moment.taken.nonzero().squeeze(1).cpu()
         if len(going_on) < 2:
             raise ValueError(
-                f"{self!r}: no more than {len(going_on)} sequence of the batch has step {moment.step}, so there is no "
-                "other to take a value from; give more sequences, or source=, a trace of others"
+                f"{self!r}: one sequence of the batch has step {moment.step}, so there is no other to take a value "
+                "from; give more sequences, or source=, a trace of others"
             )
         if self.to == "mean":
             return value[going_on.to(value.device)].mean(0, keepdim=True)
@@ -134,20 +136,18 @@ class Ablate(Edit):
 
     def _from_source(self, source: Mapping[str, Tensor], value: Tensor, moment: Moment) -> Tensor:
         recorded = _plain(source[moment.name])
-        lengths = source.lengths(moment.name) if isinstance(source, Trace) else None
-        steps = torch.arange(recorded.size(1))
-        taken = None if lengths is None else steps < lengths.unsqueeze(1)
+        taken = _taken_of(source, moment.name)
         if self.to == "mean":
             values = recorded.flatten(0, 1) if taken is None else recorded[taken.to(recorded.device)]
             return values.mean(0).to(value)
         if moment.step >= recorded.size(1):
             raise ValueError(f"source: {moment.name!r} has {recorded.size(1)} steps, and step {moment.step} is ablated")
-        having = torch.arange(recorded.size(0)) if taken is None else taken[:, moment.step].nonzero().squeeze(1)
-        if not len(having):
-            raise ValueError(f"source: no sequence of {moment.name!r} has step {moment.step}")
-        generator = torch.Generator().manual_seed(self.seed)
-        chosen = having[(torch.rand(value.size(0), generator=generator) * len(having)).long()]
-        return recorded[chosen.to(recorded.device), moment.step].to(value)
+        place = torch.rand(value.size(0), recorded.size(0), generator=torch.Generator().manual_seed(self.seed))
+        if taken is not None:
+            if not taken[:, moment.step].any():
+                raise ValueError(f"source: no sequence of {moment.name!r} has step {moment.step}")
+            place = place.masked_fill(~taken[:, moment.step], 1)
+        return recorded[place.argmin(1).to(recorded.device), moment.step].to(value)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -167,9 +167,8 @@ class Clamp(Edit):
     def check(self, name: str, width: int) -> None:
         super().check(name, width)
         if (self.value is None) == (self.low is None and self.high is None):
-            raise ValueError(
-                f"{self!r}: expected a value, or low and high; given {'both' if self.value else 'neither'}"
-            )
+            given = "neither" if self.value is None else "both"
+            raise ValueError(f"{self!r}: expected a value, or low and high; given {given}")
         if self.value is not None:
             _check_amount(self, "value", self.value, width)
 
@@ -240,6 +239,17 @@ class Patch(Edit):
                 f"source: {moment.name!r} has {recorded.size(0)} sequences, and the batch has {value.size(0)}; "
                 "expected as many, or one"
             )
+        taken = _taken_of(self.source, moment.name)
+        if taken is not None:
+            lacking = ~taken[:, moment.step].expand(value.size(0))
+            if moment.taken is not None:
+                lacking = lacking & moment.taken.cpu()
+            rows = torch.arange(value.size(0)) if self.rows is None else _chosen(self.rows, value.size(0), "rows")
+            if lacking[rows].any():
+                raise ValueError(
+                    f"source: {moment.name!r} has ended before step {moment.step} in row "
+                    f"{int(rows[lacking[rows]][0])}, which is patched there; choose rows= or steps="
+                )
         return recorded[:, moment.step].to(value)
 
 
@@ -255,7 +265,7 @@ class Apply(Edit):
     function: Callable[[Tensor, int], Tensor] = lambda state, t: state
 
     def change(self, value: Tensor, moment: Moment) -> Tensor:
-        result = self.function(value, moment.step)
+        result = self.function(value.clone(), moment.step)  # a function may change it in place
         if not isinstance(result, Tensor) or result.shape != value.shape:
             given = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ValueError(
@@ -267,6 +277,11 @@ class Apply(Edit):
 def _plain(tensor: Tensor) -> Tensor:
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.as_subclass(Tensor)
+
+
+def _taken_of(source: Mapping[str, Tensor], name: str) -> Tensor | None:
+    """(B, T) bool, True at the steps inside each sequence of a source, None where all are equally long."""
+    return source._source.taken(name) if isinstance(source, Trace) else None
 
 
 def _source_of(source: Mapping[str, Tensor], name: str, width: int) -> None:
@@ -286,6 +301,8 @@ def _check_amount(edit: Edit, argument: str, amount: Amount, width: int) -> None
     tensor = torch.as_tensor(amount)
     if tensor.dim() == 0:
         return
+    if tensor.dim() > 2:
+        raise ValueError(f"{argument}: of shape {tuple(tensor.shape)} does not fit; expected (B, {width}) at most")
     units = width if edit.units is None else _chosen(edit.units, width, "units").numel()
     if tensor.size(-1) not in (1, width, units):
         wanted = f"{width}" if units == width else f"{width}, or {units} for the chosen units"
@@ -295,7 +312,12 @@ def _check_amount(edit: Edit, argument: str, amount: Amount, width: int) -> None
 def _spread(amount: Amount, value: Tensor, units: Tensor | None) -> Tensor:
     """An amount that broadcasts to value: (B, H)."""
     tensor = torch.as_tensor(amount).to(value)
-    width = value.size(-1)
+    batch, width = value.shape
+    if tensor.dim() > 1 and tensor.size(0) not in (1, batch):
+        raise ValueError(
+            f"an amount of shape {tuple(tensor.shape)} does not fit; the batch has {batch} sequences, expected as many "
+            "or one"
+        )
     if tensor.dim() and units is not None and tensor.size(-1) == len(units) and len(units) != width:
         spread = tensor.new_zeros((*tensor.shape[:-1], width))
         spread[..., units] = tensor
@@ -305,17 +327,17 @@ def _spread(amount: Amount, value: Tensor, units: Tensor | None) -> Tensor:
 
 def _chosen(places: Places, size: int, argument: str) -> Tensor:
     """The numbers that `places` stands for among `size`."""
-    if isinstance(places, int):
-        places = [places]
     index: Any = places if isinstance(places, slice) else torch.as_tensor(places)
     if isinstance(index, Tensor):
+        if index.numel() == 0:
+            index = index.new_zeros(0, dtype=torch.long)
         if index.dtype is torch.bool and index.shape != (size,):
             raise ValueError(f"{argument}: a mask of shape {tuple(index.shape)} does not fit; expected ({size},)")
         if index.is_floating_point():
             raise TypeError(f"{argument}: expected whole numbers or a bool mask, given {index.dtype}")
         if index.dtype is not torch.bool and index.numel() and not -size <= int(index.min()) <= int(index.max()) < size:
             raise ValueError(f"{argument}: {_short(places)} does not fit; expected 0 to {size - 1}")
-    return torch.arange(size)[index.cpu() if isinstance(index, Tensor) else index]
+    return torch.arange(size)[index.cpu() if isinstance(index, Tensor) else index].reshape(-1)
 
 
 def _checked_steps(steps: int | Sequence[int] | slice | None) -> frozenset[int] | slice:
@@ -326,7 +348,10 @@ def _checked_steps(steps: int | Sequence[int] | slice | None) -> frozenset[int] 
         if start < 0 or (stop is not None and stop < 0) or step < 1:
             raise ValueError(f"steps: {steps} counts from the end, which is not known beforehand; expected from 0 on")
         return slice(start, stop, step)
-    found = frozenset(int(t) for t in ([steps] if isinstance(steps, int) else steps))
+    several = torch.as_tensor(steps).reshape(-1)
+    if several.numel() and (several.dtype is torch.bool or several.is_floating_point()):
+        raise TypeError(f"steps: expected whole numbers, given {several.dtype}")
+    found = frozenset(int(t) for t in several)
     if any(t < 0 for t in found):
         raise ValueError(f"steps: {min(found)} counts from the end, which is not known beforehand; expected from 0 on")
     return found
@@ -388,7 +413,8 @@ class _Editing:
             rows = torch.zeros(batch, 1, dtype=torch.bool, device=value.device)
             rows[_chosen(edit.rows, batch, "rows")] = True
             where = rows if where is None else where & rows
-        value = changed if where is None else torch.where(where, changed, value)
+        # A copy, so that what the user does to a state in place reaches neither an edit's vector nor another row.
+        value = changed.clone() if where is None else torch.where(where, changed, value)
         return value if order is None else value.index_select(0, order.argsort())
 
 
@@ -468,10 +494,11 @@ def intervene(model: nn.Module, *edits: Edit) -> Iterator[None]:
             plans.setdefault((id(module), suffix), []).append(_Planned(edit, number, name, state, steps))
             modules[id(module)] = module
     editor = _Intervention(plans, len(edits))
-    goes_on = is_recurrent(model)
+    goes_on = is_recurrent(getattr(model, "_orig_mod", model))  # what torch.compile has wrapped
 
     def begin(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if not (goes_on and (len(given) > 1 or named.get("hx") is not None)):
+        states = given[1] if len(given) > 1 else named.get("hx")
+        if not goes_on or states is None:
             editor.restart()
 
     hook = model.register_forward_pre_hook(begin, with_kwargs=True)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, FactorRange, GlyphRenderer, Image, LinearColorMapper, Range1d
+from bokeh.models import ColumnDataSource, FactorRange, Image, LinearColorMapper, Range1d
 from bokeh.models.annotations.labels import Title
 from bokeh.models.annotations.legends import ColorBar, Legend, LegendItem
+from bokeh.models.renderers import GlyphRenderer
 from bokeh.models.ui.ui_element import UIElement
 from bokeh.plotting import figure
 

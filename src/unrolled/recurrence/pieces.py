@@ -60,11 +60,14 @@ def unroll(
     spans = list(_spans(edited, x.size(0)))
     taken: list[Unrolled] = []
     states = initial
-    for first, end, changes in reversed(spans) if reverse else spans:
+    # One split: the gradient of a slice would be as large as all of x, for each of them.
+    inputs = x.split([end - first for first, end, _ in spans])
+    pairs = list(zip(spans, inputs, strict=True))
+    for (first, end, changes), given in reversed(pairs) if reverse else pairs:
         part = slice(first, end)
         take: Fused = partial(reference.unroll, cell, edit=partial(_later, edit, first)) if changes else fused
         result = take(
-            x[part],
+            given,
             states,
             weights,
             reverse=reverse,
