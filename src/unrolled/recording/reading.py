@@ -1,0 +1,178 @@
+"""Reading a recording: lazily, only what is asked for, and never half of it as whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrolled.recording import layout
+from unrolled.selection import Indices, Region, as_index, compact
+from unrolled.source import Form, by_layer, layer_of, state_of
+
+
+class UnfinishedRecording(ValueError):
+    """A recording whose writing was cut off, or is still going on."""
+
+
+def cut_off(path: Path, steps: Sequence[int]) -> str:
+    """What to say of an unfinished recording with these numbers of whole steps, one a layer."""
+    fewest, most = min(steps, default=0), max(steps, default=0)
+    count = f"{most} whole steps" if fewest == most else f"{fewest} to {most} whole steps, by layer"
+    return (
+        f"{path} is an unfinished recording: its writing was cut off, or is still going on. It holds {count}; "
+        f"Trace.load({str(path)!r}, unfinished=True) reads those"
+    )
+
+
+class Stored:
+    """A recording on disk, whose arrays are read when they are asked for, each time anew."""
+
+    def __init__(self, path: str | Path, *, unfinished: bool = False) -> None:
+        """Open the recording at `path`.
+
+        Raises:
+            ModuleNotFoundError: zarr is not installed.
+            FileNotFoundError: there is nothing at `path`.
+            UnfinishedRecording: it is not complete and `unfinished` is False.
+            ValueError: it is no recording, one of another format, or damaged.
+        """
+        zarr = layout.extra("zarr", "reading a recording")
+        self._path = Path(path)
+        if not self._path.exists():
+            raise FileNotFoundError(f"there is no recording at {path}")
+        if not (self._path / "zarr.json").is_file():
+            raise ValueError(f"{path} is not a recording: Trace.save and record(to=...) make those")
+        with self._damage("its description"):
+            self._root = zarr.open_group(self._path, mode="r", zarr_format=3, use_consolidated=False)
+        found = self._root.attrs.get("unrolled_format")
+        if found is None:
+            raise ValueError(f"{path} is not a recording: Trace.save and record(to=...) make those")
+        if found != layout.FORMAT:
+            raise ValueError(
+                f"{path} is a recording of format {found!r}, made by unrolled "
+                f"{self._root.attrs.get('unrolled_version')}; this version reads format {layout.FORMAT}"
+            )
+        with self._damage("its description"):
+            complete, layers = self._root.attrs["complete"], by_layer(self._root.attrs["names"])
+            self._groups = {layer: self._group(layer) for layer in layers if complete or self._begun(layer)}
+            self._steps = {layer: int(group.attrs["steps"]) for layer, group in self._groups.items()}
+        if complete is not True and not unfinished:
+            raise UnfinishedRecording(cut_off(self._path, list(self._steps.values())))
+        self._complete = complete is True
+        # A layer has steps only once all its arrays are there.
+        self._names = tuple(name for layer, names in layers.items() for name in names if self._steps.get(layer))
+        self._arrays: dict[str, Any] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._names
+
+    @property
+    def initial_names(self) -> tuple[str, ...]:
+        return tuple(
+            f"{layer}.{state}" if layer else state
+            for layer in by_layer(self._names)
+            for state in self._groups[layer].attrs["initial"]
+        )
+
+    def form(self, name: str) -> Form:
+        array = self._array(name, state_of(name))
+        batch, _, units = array.shape
+        return Form((batch,), self._steps[layer_of(name)], units, _dtype(array))
+
+    def values(self, name: str, region: Region | None = None) -> Tensor:
+        """(B, T, ·), a plain tensor on the CPU in the dtype that was recorded."""
+        region = region or self.form(name).whole(name)
+        return self._read(name, state_of(name), (region.sequences, region.steps, region.units))
+
+    def initial(self, name: str) -> Tensor:
+        variable = layout.initial_variable(state_of(name))
+        return self._read(name, variable, tuple(range(size) for size in self._array(name, variable).shape))
+
+    def taken(self, name: str, region: Region | None = None) -> Tensor | None:
+        return self._flags(name, layout.TAKEN, region)
+
+    def resets(self, name: str, region: Region | None = None) -> Tensor | None:
+        return self._flags(name, layout.RESET, region)
+
+    def labels(self, name: str) -> Region:
+        whole = self.form(name).whole(name)
+        if not self._complete:
+            return whole
+        last = layout.unit_dimension(state_of(name), projected=self.projected(layer_of(name)))
+        found = []
+        for dimension, size in zip(
+            (layout.SEQUENCE, layout.STEP, last), map(len, (whole.sequences, whole.steps, whole.units)), strict=True
+        ):
+            found.append(compact(self._read(name, dimension, (range(size),)).tolist()))
+        return Region(*found)
+
+    def projected(self, layer: str) -> bool:
+        return bool(self._groups[layer].attrs["projected"])
+
+    def _flags(self, name: str, flag: str, region: Region | None) -> Tensor | None:
+        if not self._groups[layer_of(name)].attrs[flag]:
+            return None
+        region = region or self.form(name).whole(name)
+        return self._read(name, flag, (region.sequences, region.steps))
+
+    def _group(self, layer: str) -> Any:
+        return self._root[layout.node(layer)] if layer else self._root
+
+    def _begun(self, layer: str) -> bool:
+        return (self._path / layout.node(layer) / "zarr.json").is_file() and "steps" in self._group(layer).attrs
+
+    def _array(self, name: str, variable: str) -> Any:
+        layer = layer_of(name)
+        key = f"{layer}/{variable}"
+        if key not in self._arrays:
+            with self._damage(repr(name)):
+                array = self._groups[layer][variable]
+                steps = dict(zip(array.metadata.dimension_names, array.shape, strict=True)).get(layout.STEP)
+                if steps is not None and steps < self._steps[layer]:
+                    raise ValueError(f"{variable} has {steps} of {self._steps[layer]} steps")
+                self._arrays[key] = array
+        return self._arrays[key]
+
+    def _read(self, name: str, variable: str, indices: tuple[Indices, ...]) -> Tensor:
+        array = self._array(name, variable)
+        with self._damage(repr(name)):
+            self._refuse_missing(array, variable, indices)
+            found: np.ndarray[Any, Any] = np.asarray(array.oindex[tuple(map(_as_zarr_index, indices))])
+            return torch.from_numpy(found).to(_dtype(array))
+
+    def _refuse_missing(self, array: Any, variable: str, indices: tuple[Indices, ...]) -> None:
+        """zarr takes a chunk that is missing for one of zeros."""
+        touched = [
+            sorted({number // size for number in numbers}) for numbers, size in zip(indices, array.chunks, strict=True)
+        ]
+        for chunk in product(*touched):
+            file = self._path / array.path / array.metadata.encode_chunk_key(chunk)
+            if not file.is_file():
+                raise ValueError(f"a part of {variable}, {file}, is missing")
+
+    @contextmanager
+    def _damage(self, part: str) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
+            raise ValueError(f"{self._path} is damaged: {part} cannot be read ({error}); record it again") from error
+
+
+def _as_zarr_index(indices: Indices) -> Any:
+    found = as_index(indices)
+    return found if isinstance(found, slice) else np.asarray(found)
+
+
+def _dtype(array: Any) -> torch.dtype:
+    """The dtype that was recorded, which may be one that is stored as another."""
+    named = array.attrs.get("dtype")
+    found: torch.dtype = getattr(torch, named) if named else torch.from_numpy(np.empty(0, array.dtype)).dtype
+    return found
