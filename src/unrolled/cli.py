@@ -107,6 +107,7 @@ def _compare(options: argparse.Namespace) -> int:
     _need("compare", "rich", "study")
     _need("compare", "joblib", "study")
     _need("compare", "sklearn", "study")
+    _need("compare", "xarray", "study")
     _need("compare", "bokeh", "view")
     from unrolled.page import report
     from unrolled.progress import TerminalDisplay

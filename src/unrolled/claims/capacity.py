@@ -20,8 +20,8 @@ from unrolled.training import Budget, deterministic, fit
 from unrolled.verdicts import Claim, Finding, Table
 
 _SETS = 4
-_BATCHES, _BATCH_SIZE = 8, 32  # of a training set
-_STEPS = 400
+_BATCHES, _BATCH_SIZE = 16, 32  # of a training set
+_STEPS = 800
 _EXAMPLES = 256
 _LONGEST = 50  # steps of the mean sequence; longer ones would take the time of the whole study
 # Differences below this share of the error without skill are no difference.

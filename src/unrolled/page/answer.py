@@ -28,12 +28,15 @@ _SAYINGS: dict[str, dict[Verdict, str]] = {
         "undecided": "whether the hidden state is overwritten while the cell state is kept stays open",
     },
     "contents": {
-        "supported": "the far past is read better from the cell state, the immediate past better from the hidden state",
-        "contradicted": (
-            "the far past is not read better from the cell state, or the immediate past not better "
-            "from the hidden state"
+        "supported": (
+            "the LSTM's cell state carries the far past and its hidden state, from which the immediate past is read "
+            "better, does not"
         ),
-        "undecided": "what is read better from which state stays open",
+        "contradicted": (
+            "the LSTM's cell state does not carry the far past, or no more than its hidden state does, or the "
+            "immediate past is not read better from the hidden state"
+        ),
+        "undecided": "which of the LSTM's states carries what stays open",
     },
     "storing": {
         "supported": "training teaches the gates which steps matter",
@@ -44,6 +47,11 @@ _SAYINGS: dict[str, dict[Verdict, str]] = {
         "supported": "the LSTM remembers better than an RNN of equal size",
         "contradicted": "the LSTM remembers no better than an RNN of equal size",
         "undecided": "whether the LSTM remembers better than an RNN of equal size stays open",
+    },
+    "capacity": {
+        "supported": "the LSTM's added state lowers bias and raises variance against an RNN",
+        "contradicted": "the LSTM's added state does not lower bias against an RNN, or does not raise variance",
+        "undecided": "what the LSTM's added state does to bias and variance stays open",
     },
 }
 
