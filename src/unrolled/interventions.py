@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -39,12 +40,14 @@ class Moment(NamedTuple):
         step: counted as `intervene` says.
         taken: (B,) bool, the rows whose sequence has this step; None if all have.
         units: (U,) the units that are changed; None for all of them.
+        read: a source -> what it has of that name, (B, T, ·), and (B, T) bool where its sequences have steps.
     """
 
     name: str
     step: int
     taken: Tensor | None
     units: Tensor | None
+    read: Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +138,7 @@ class Ablate(Edit):
         return value[other.to(value.device)]
 
     def _from_source(self, source: Mapping[str, Tensor], value: Tensor, moment: Moment) -> Tensor:
-        recorded = _plain(source[moment.name])
-        taken = _taken_of(source, moment.name)
+        recorded, taken = moment.read(source)
         if self.to == "mean":
             values = recorded.flatten(0, 1) if taken is None else recorded[taken.to(recorded.device)]
             return values.mean(0).to(value)
@@ -231,7 +233,7 @@ class Patch(Edit):
         _source_of(self.source, name, width)
 
     def change(self, value: Tensor, moment: Moment) -> Tensor:
-        recorded = _plain(self.source[moment.name])
+        recorded, taken = moment.read(self.source)
         if moment.step >= recorded.size(1):
             raise ValueError(f"source: {moment.name!r} has {recorded.size(1)} steps, and step {moment.step} is patched")
         if recorded.size(0) not in (1, value.size(0)):
@@ -239,7 +241,6 @@ class Patch(Edit):
                 f"source: {moment.name!r} has {recorded.size(0)} sequences, and the batch has {value.size(0)}; "
                 "expected as many, or one"
             )
-        taken = _taken_of(self.source, moment.name)
         if taken is not None:
             lacking = ~taken[:, moment.step].expand(value.size(0))
             if moment.taken is not None:
@@ -277,11 +278,6 @@ class Apply(Edit):
 def _plain(tensor: Tensor) -> Tensor:
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.as_subclass(Tensor)
-
-
-def _taken_of(source: Mapping[str, Tensor], name: str) -> Tensor | None:
-    """(B, T) bool, True at the steps inside each sequence of a source, None where all are equally long."""
-    return source._source.taken(name) if isinstance(source, Trace) else None
 
 
 def _source_of(source: Mapping[str, Tensor], name: str, width: int) -> None:
@@ -382,6 +378,7 @@ class _Editing:
         self._coming = coming
         self._done = done
         self._at: dict[int, list[_Planned]] = {}
+        self._read: dict[tuple[int, str], tuple[Tensor, Tensor | None]] = {}
         for plan in plans:
             inside = plan.steps
             for t in range(coming.steps) if isinstance(inside, slice) else sorted(t - first for t in inside):
@@ -404,7 +401,8 @@ class _Editing:
             value = value.index_select(0, order)
             taken = None if taken is None else taken[order]
         units = None if edit.units is None else _chosen(edit.units, width, "units")
-        changed = edit.change(value, Moment(plan.recorded, self._first + t, taken, units)).expand_as(value)
+        read = partial(self._once, plan.recorded)
+        changed = edit.change(value, Moment(plan.recorded, self._first + t, taken, units, read)).expand_as(value)
         where: Tensor | None = None
         if units is not None:
             where = torch.zeros(1, width, dtype=torch.bool, device=value.device)
@@ -416,6 +414,14 @@ class _Editing:
         # A copy, so that what the user does to a state in place reaches neither an edit's vector nor another row.
         value = changed.clone() if where is None else torch.where(where, changed, value)
         return value if order is None else value.index_select(0, order.argsort())
+
+    def _once(self, name: str, source: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """What a source has, read once for a call: one on disk keeps nothing in memory."""
+        key = (id(source), name)
+        if key not in self._read:
+            taken = source._source.taken(name) if isinstance(source, Trace) else None
+            self._read[key] = _plain(source[name]), taken
+        return self._read[key]
 
 
 class _Intervention:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -101,13 +102,13 @@ def _grad(
         raise ValueError("Expected allow_unused to be True or not passed when materialize_grads=True, but got: False.")
     sources = [_sources(tensor) for tensor in inputs]
     calls = [call for tensor in inputs if isinstance(tensor, State) for call in tensor._calls]
-    with torch._C.DisableTorchFunctionSubclass(), ExitStack() as asked:
+    with torch._C.DisableTorchFunctionSubclass(), ExitStack() as stack:
         for call in calls:
-            asked.enter_context(call.steps.asked())
+            stack.enter_context(call.steps.asked())
         found = iter(
             torch.autograd.grad(
                 outputs,
-                [source for group in sources for source in group],
+                [source for group in sources for source, asked in _asked(group) if asked],
                 grad_outputs,
                 retain_graph=retain_graph,
                 create_graph=create_graph,
@@ -118,7 +119,7 @@ def _grad(
         batches = (_first(grad_outputs).size(0),) if is_grads_batched else ()
         result: list[Tensor | None] = []
         for tensor, group in zip(inputs, sources, strict=True):
-            gradients = [next(found) for _ in group]
+            gradients = [next(found) if asked else None for _, asked in _asked(group)]
             if any(gradient is not None for gradient in gradients) or materialize_grads:
                 # A step on which the loss does not depend, such as one after it, has gradient zero.
                 filled = [
@@ -134,6 +135,12 @@ def _grad(
                     "Set allow_unused=True if this is the desired behavior."
                 )
     return tuple(result)
+
+
+def _asked(sources: list[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Which of an input's sources are asked for: one that no gradient reaches would make torch refuse them all."""
+    reached = any(source.requires_grad for source in sources)
+    return ((source, source.requires_grad or not reached) for source in sources)
 
 
 def _sources(tensor: Tensor) -> list[Tensor]:

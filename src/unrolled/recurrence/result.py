@@ -22,7 +22,7 @@ class Steps:
             loss depends on them: T tensors (B, ·), the nodes that later steps were computed from, or one tensor.
         units: which part of the last dimension of `whole` is meant; all of it if None.
         part: what of the sources' gradients belongs to the values: each (...,) source -> (..., T, B, ·); stacked along
-            time if None.
+            time if None and the sources are not `whole` itself.
         asked: a context in which the gradient of the sources is formed.
     """
 
@@ -45,7 +45,11 @@ class Steps:
 
     def join(self, gradients: Sequence[Tensor]) -> Tensor:
         """Gradients of the sources, each with leading dimensions (...,) before its own -> (..., T, B, ·)."""
-        return torch.stack(tuple(gradients), dim=-3) if self.part is None else self.part(gradients)
+        if self.part is not None:
+            return self.part(gradients)
+        if self.sources[0] is not self.whole:
+            return torch.stack(tuple(gradients), dim=-3)
+        return gradients[0] if self.units is None else gradients[0][..., self.units]
 
     def detached(self) -> Steps:
         """The values alone."""
@@ -58,19 +62,19 @@ def joined(pieces: Sequence[Steps]) -> Steps:
     if len(pieces) == 1:
         return pieces[0]
     whole = torch.cat([piece.values for piece in pieces])
-    sources = [source for piece in pieces for source in piece.sources]
     # What no gradient reaches cannot be asked for one: torch.autograd.grad would refuse all of them.
-    reached = tuple(source for source in sources if source.requires_grad)
+    reached = tuple(source for piece in pieces for source in piece.sources if source.requires_grad)
     if not reached:
-        return Steps(whole, (whole,), part=_only)
+        return Steps(whole, (whole,))
 
     def part(gradients: Sequence[Tensor]) -> Tensor:
         leading = gradients[0].shape[: gradients[0].dim() - reached[0].dim()]
-        given = iter(gradients)
-        filled = iter(
-            [next(given) if s.requires_grad else gradients[0].new_zeros((*leading, *s.shape)) for s in sources]
-        )
-        return torch.cat([piece.join([next(filled) for _ in piece.sources]) for piece in pieces], dim=-3)
+        given, zeros = iter(gradients), gradients[0].new_zeros
+
+        def of(piece: Steps) -> Tensor:
+            return piece.join([next(given) if s.requires_grad else zeros((*leading, *s.shape)) for s in piece.sources])
+
+        return torch.cat([of(piece) for piece in pieces], dim=-3)
 
     @contextmanager
     def asked() -> Iterator[None]:
@@ -80,10 +84,6 @@ def joined(pieces: Sequence[Steps]) -> Steps:
             yield
 
     return Steps(whole, reached, part=part, asked=asked)
-
-
-def _only(gradients: Sequence[Tensor]) -> Tensor:
-    return gradients[0]
 
 
 @dataclass(frozen=True)
