@@ -54,6 +54,19 @@ class HeatMap:
     diverging: bool = False
 
 
+@dataclass(frozen=True)
+class Dots:
+    """One figure with its interval for each name, one below the other."""
+
+    title: str
+    x_label: str
+    rows: tuple[str, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    lines: tuple[tuple[str, float], ...] = ()
+
+
 def bare(label: str, cell: str, state: str, x: Iterable[Any], y: Iterable[Any]) -> Curve:
     """A line without intervals."""
     places, values = tuple(map(float, x)), tuple(map(float, y))

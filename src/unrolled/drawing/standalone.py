@@ -7,24 +7,31 @@ from typing import Any
 
 import numpy as np
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, FactorRange, Image, LinearColorMapper, Range1d
-from bokeh.models.annotations.labels import Title
+from bokeh.models import ColumnDataSource, FactorRange, Image, LinearColorMapper, PlainText, Range1d
+from bokeh.models.annotations.geometry import Span
+from bokeh.models.annotations.labels import Label, Title
 from bokeh.models.annotations.legends import ColorBar, Legend, LegendItem
 from bokeh.models.renderers import GlyphRenderer
 from bokeh.models.ui.ui_element import UIElement
 from bokeh.plotting import figure
 
 from unrolled.drawing.colours import PALETTES
-from unrolled.drawing.panels import HeatMap, Panel
-from unrolled.drawing.plots import FONT, plot
+from unrolled.drawing.panels import Dots, HeatMap, Panel
+from unrolled.drawing.plots import CELL_COLOURS, FONT, plot
 
 WIDTH = 760
 
 
-def draw(panels: Sequence[Panel | HeatMap]) -> UIElement:
+def draw(panels: Sequence[Panel | HeatMap | Dots]) -> UIElement:
     """One figure, or several below each other; show it with `bokeh.plotting.show`, keep it with `save`."""
-    figures = [_lines(p, f"panel-{i}") if isinstance(p, Panel) else _heat_map(p) for i, p in enumerate(panels)]
+    figures = [_drawn(panel, f"panel-{index}") for index, panel in enumerate(panels)]
     return figures[0] if len(figures) == 1 else column(figures)
+
+
+def _drawn(panel: Panel | HeatMap | Dots, name: str) -> figure:
+    if isinstance(panel, Panel):
+        return _lines(panel, name)
+    return _heat_map(panel) if isinstance(panel, HeatMap) else _dots(panel)
 
 
 def _titled(fig: figure, title: str) -> figure:
@@ -73,4 +80,34 @@ def _heat_map(panel: HeatMap) -> figure:
     fig.add_glyph(ColumnDataSource({"image": [values], **size}), glyph)
     fig.grid.grid_line_color = None
     fig.add_layout(ColorBar(color_mapper=mapper, width=10, label_standoff=6), "right")
+    return fig
+
+
+def _dots(panel: Dots) -> figure:
+    fig = _titled(
+        figure(
+            width=WIDTH,
+            height=110 + 28 * len(panel.rows),
+            x_axis_label=panel.x_label,
+            y_range=FactorRange(factors=list(reversed(panel.rows))),
+            tools="save",
+            outline_line_color=None,
+        ),
+        panel.title,
+    )
+    fig.toolbar.logo = None
+    fig.ygrid.grid_line_color = None
+    fig.xgrid.grid_line_color = "#eceff3"
+    for axis in (*fig.xaxis, *fig.yaxis):
+        axis.axis_label_text_font = axis.major_label_text_font = FONT
+        axis.axis_label_text_font_style = "normal"
+        axis.major_label_text_font_size = "12px"
+    colour, rows = CELL_COLOURS["lstm"], list(panel.rows)
+    fig.segment(x0=list(panel.low), y0=rows, x1=list(panel.high), y1=rows, line_color=colour, line_width=2)
+    fig.scatter(x=list(panel.mean), y=rows, size=8, color=colour)
+    for text, value in panel.lines:
+        fig.add_layout(Span(location=value, dimension="height", line_color="#374151", line_dash=[5, 3]))
+        label = Label(x=value, y=0, x_offset=4, y_offset=2, text=PlainText(text=text), text_font=FONT)
+        label.text_font_size, label.text_color = "12px", "#374151"
+        fig.add_layout(label)
     return fig

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unrolled.drawing.panels import Panel, bare
+from unrolled.drawing.panels import Dots
 from unrolled.instruments.result import Result, labelled
 from unrolled.intervals import Interval
 
@@ -41,13 +41,10 @@ class Capacity(Result):
             f"Over {sets} training sets: bias² {bias.text} and variance {variance.text} make an error of {error.text}."
         )
 
-    def panels(self) -> Sequence[Panel]:
-        curves = []
-        for name, cell in (("bias", "lstm"), ("variance", "gru"), ("error", "rnn")):
-            values = np.sort(self.data[name].values)[::-1]
-            curves.append(bare(name, cell, name, np.arange(len(values)), values))
-        title = "Bias² and variance over training sets"
-        return (Panel(title, "example, the largest first", "squared error", tuple(curves)),)
+    def panels(self) -> Sequence[Dots]:
+        parts = [self.part(name) for name in ("bias", "variance", "error")]
+        bounds = (tuple(p.mean for p in parts), tuple(p.low for p in parts), tuple(p.high for p in parts))
+        return (Dots("Bias and variance over training sets", "squared error", ("bias²", "variance", "error"), *bounds),)
 
 
 def capacity(
@@ -103,6 +100,8 @@ def capacity(
 
 
 def _fitting(prediction: Tensor, targets: Tensor) -> Tensor:
+    if targets.dim() != 1:
+        raise ValueError(f"targets: of shape {tuple(targets.shape)}; expected (N,)")
     classes = not targets.is_floating_point()
     wanted = "(N, K) probabilities of classes" if classes else "(N,) values"
     fits = prediction.dim() == 2 if classes else prediction.shape == targets.shape
@@ -111,6 +110,8 @@ def _fitting(prediction: Tensor, targets: Tensor) -> Tensor:
         raise ValueError(f"train: predictions are of shape {shapes}; expected {wanted}")
     if classes and not bool(((prediction >= 0) & (prediction <= 1)).all()):
         raise ValueError("train: predictions for classes have to be probabilities, from 0 to 1; apply a softmax")
+    if classes and not bool(((targets >= 0) & (targets < prediction.size(1))).all()):
+        raise ValueError(f"targets: expected classes from 0 to {prediction.size(1) - 1}, as many as are predicted")
     return prediction.double() if classes else prediction.double().unsqueeze(-1)
 
 
@@ -118,4 +119,4 @@ def _as_outputs(targets: Tensor, outputs: int) -> NDArray[np.float64]:
     """(N, K)"""
     if targets.is_floating_point():
         return np.asarray(targets.double().unsqueeze(-1).numpy(force=True))
-    return np.asarray(np.eye(outputs)[targets.numpy(force=True)])
+    return np.asarray(np.eye(outputs)[targets.long().numpy(force=True)])

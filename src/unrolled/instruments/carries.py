@@ -85,7 +85,12 @@ class Carries(Result):
         return Interval(float(at["gain"]), float(at["gain_low"]), float(at["gain_high"]), 0)
 
     def half_life(self) -> float:
-        """Steps until less than half of the exchanged label is left; the horizon if that is not seen."""
+        """Steps until less than half of the exchanged label is left; the horizon if that is not seen.
+
+        NaN where the label was not there to be read in the first place.
+        """
+        if np.isnan(self.data["kept"].values).any():
+            return math.nan
         below = self.data["kept"].values < 0.5
         return float(self.data["lag"].values[int(np.argmax(below))] if below.any() else self.data["lag"].values[-1])
 
@@ -130,9 +135,13 @@ def carries(
     """Ask whether a state, or some of its units, carries a label.
 
     Decodable: a linear readout of the label does better than for labels of other sequences, on the untrained network,
-    and on the input alone. Used: the state at a step is exchanged for that of another sequence; behaviour has to move
-    more where that sequence has another label than where it has the same one. Persistent: after the exchange, at least
-    half of the other label is still read from the state `horizon` steps later.
+    and on the input alone. Used: at a step, what tells the labels apart in the state is exchanged for what another
+    sequence has there; behaviour has to move more where that sequence has another label than where it has the same one.
+    Persistent: after the exchange, at least half of the other label is still read from the state `horizon` steps later.
+
+    What tells the labels apart are the directions in which the means of the state differ between classes, or for values
+    that of its covariance with them; the rest of the state stays as it is (an interchange intervention in a linear
+    subspace, Geiger et al. 2024).
 
     Args:
         model: any module that `record` takes.
@@ -151,12 +160,15 @@ def carries(
         seed: of all draws.
 
     Raises:
-        ValueError: labels or steps that do not fit, or no two sequences with different labels to exchange.
+        ValueError: labels or steps that do not fit, no two sequences with different labels to exchange, or a layer that
+            reads from the end.
     """
     opened = open_layer(model, layer)
     name = opened.prefix + state
     if state not in opened.cell.names:
         raise ValueError(f"state: {state!r} is not of this layer; expected one of {', '.join(opened.cell.names)}")
+    if opened.reverse:
+        raise ValueError(f"layer: {opened.name!r} reads from the end; expected one in which later steps come after")
     truth = as_labels(_for_every_step(labels, inputs), inputs)
     found = probe(
         model,
@@ -183,8 +195,9 @@ def carries(
         plain = behaves(model(inputs))
     recorded = trace[name].float()
     reader = _reader(recorded, truth, units, kind, seed)
+    basis = _basis(_units(recorded, units), truth)
     random = np.random.default_rng(seed)
-    effects, moves = [], []
+    effects, moves = [], np.zeros((len(truth), horizon + 1))
     for t in chosen:
         other, same = _donors(truth[:, t], random)
         rows = (other >= 0) & (same >= 0)
@@ -192,17 +205,17 @@ def carries(
             continue
         apart = []
         for donors in (other, same):
-            source = {name: trace[name][torch.as_tensor(np.maximum(donors, 0))]}
-            patch = Patch(name, source=source, steps=t, units=None if units is None else list(units))
+            source = {name: _exchanged(trace[name], donors, t, units, basis)}
+            patch = Patch(name, source=source, steps=t)
             with measured(model), intervene(model, patch), record(model, names=name, detach=True) as patched:
                 apart.append(_distance(behaves(model(inputs)), plain, t, length))
             if donors is other:
                 after = patched[name].float()
-                moves.append(_moved(reader, after, recorded, truth[:, t], donors, t, horizon, units, rows))
+                moves[rows] += _moved(reader, after, recorded, truth[:, t], donors, t, horizon, units, rows)
         effects.append(np.where(rows, apart[0] - apart[1], np.nan))
     if not effects:
         raise ValueError("labels: at no step are there two sequences with one label and a third with another")
-    kept = _kept(np.concatenate(moves), seed)
+    kept = _kept(moves[np.isfinite(effects).any(0)], seed)
     with np.errstate(invalid="ignore"):
         by_sequence = np.nansum(effects, axis=0) / np.isfinite(effects).sum(0)
     gains = found.data.sel(read=state)
@@ -253,7 +266,7 @@ def _distance(moved: Tensor, plain: Tensor, t: int, length: int) -> Figures:
     """(B,) how far behaviour moved, in root mean squares of its deviation from the mean over sequences."""
     if plain.dim() > 2 and plain.size(1) == length:
         moved, plain = moved[:, t:], plain[:, t:]
-    moved, plain = moved.double().flatten(1), plain.double().flatten(1)
+    moved, plain = (value.double().reshape(len(value), -1) for value in (moved, plain))
     scale = (plain - plain.mean(0)).square().mean().sqrt().clamp_min(1e-300)
     return np.asarray(((moved - plain).square().mean(1).sqrt() / scale).numpy(force=True))
 
@@ -285,6 +298,31 @@ def _reader(recorded: Tensor, truth: Array, units: Sequence[int] | None, kind: K
     return fit(values[there[:, 0], there[:, 1]], truth[there[:, 0], there[:, 1]], kind)
 
 
+def _basis(values: Array, truth: Array) -> Figures:
+    """(F, r) orthonormal: the directions in which the means of the labels differ; of values, that of the covariance."""
+    there = defined(truth)
+    states, labels = values[there].astype(np.float64), truth[there]
+    centred = states - states.mean(0)
+    if is_value(truth):
+        differences = (centred * (labels - labels.mean())[:, None]).mean(0)[None]
+    else:
+        differences = np.stack([centred[labels == label].mean(0) for label in np.unique(labels)])
+    _, sizes, directions = np.linalg.svd(differences, full_matrices=False)
+    return np.asarray(directions[sizes > 1e-6 * sizes.max(initial=1e-300)].T)
+
+
+def _exchanged(recorded: Tensor, donors: Array, t: int, units: Sequence[int] | None, basis: Figures) -> Tensor:
+    """(B, T, H) the state in which at step t what tells the labels apart is the donors'."""
+    chosen = torch.arange(recorded.size(-1)) if units is None else torch.as_tensor(list(units))
+    state = recorded[:, t][:, chosen].double()
+    theirs = state[torch.as_tensor(np.maximum(donors, 0))]
+    along = torch.from_numpy(basis).to(state)
+    moved = state + (theirs - state) @ along @ along.mT
+    found = recorded.clone()
+    found[:, t, chosen] = moved.to(found)
+    return found
+
+
 def _units(recorded: Tensor, units: Sequence[int] | None) -> Array:
     values: Array = recorded.numpy(force=True)
     return values if units is None else values[..., list(units)]
@@ -313,7 +351,7 @@ def _moved(
 
 
 def _kept(moves: Figures, seed: int) -> tuple[Figures, Figures, Figures]:
-    """(J + 1,) each: what is left at each lag as a share of what is read at once, and its bootstrap interval."""
+    """(J + 1,) each: what is left at each lag as a share of what is read at once, and its interval over sequences."""
     count = len(moves)
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     resampled = weights @ moves / count

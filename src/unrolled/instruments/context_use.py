@@ -48,10 +48,10 @@ class ContextUse(Result):
         whole = Interval.over(self.data["whole"].values)
         shortest = self.contexts[0]
         used = self.used()
-        reach = "more context than was left at most" if used is None else f"a context of {used} steps"
+        reach = "more context than was left at most" if used is None else f"a context of {_steps(used)}"
         how = "cut" if self.data.attrs["how"] == "cut" else "shuffled"
         return (
-            f"With the context beyond {shortest} steps {how} the loss rises by {self.rise(shortest).text} from "
+            f"With the context beyond {_steps(shortest)} {how} the loss rises by {self.rise(shortest).text} from "
             f"{number(whole.mean)}; all but a twentieth of that is made good by {reach}."
         )
 
@@ -62,7 +62,12 @@ class ContextUse(Result):
         whole = Interval.over(self.data["whole"].values).mean
         lines = (("whole context", whole),)
         curve = Curve(f"{self.data.attrs['how']} beyond", "lstm", "cell", x, *bounds)
-        return (Panel("Loss against context", "inputs left as they are", "loss at the last step", (curve,), lines),)
+        title, x_label = "Loss against context", "inputs left as they are"
+        return (Panel(title, x_label, "loss at the last step", (curve,), lines, log_x=True),)
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
 
 
 def context_use(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.drawing.panels import Panel, bare
-from unrolled.instruments.opened import Course, OpenLayer, as_exact, course, exact, open_layer
+from unrolled.instruments.opened import Course, OpenLayer, as_exact, checked_steps, course, exact, open_layer
 from unrolled.instruments.result import Result, labelled
 from unrolled.intervals import Interval
 
@@ -82,10 +82,8 @@ def decompose_cell(
     found = course(model, as_exact(inputs), opened)
     state = opened.cell.states[-1]
     kept, length = found.after[-1], found.after[-1].size(1)
-    chosen = [0 if opened.reverse else length - 1] if steps is None else sorted({int(t) for t in steps})
-    for t in chosen:
-        if not 0 <= t < length:
-            raise ValueError(f"steps: {t} is not in sequences of {length} steps; expected 0 to {length - 1}")
+    last = 0 if opened.reverse else length - 1
+    chosen = [last] if steps is None else sorted(set(checked_steps(steps, length)))
     along = [length - 1 - t for t in chosen] if opened.reverse else chosen
     written = _gate(opened, found, "write") * found.gates[opened.cell.gates.index("candidate")]  # (B, T, H)
     forgets = _gate(opened, found, "keep")
@@ -96,7 +94,7 @@ def decompose_cell(
             f"(off by {float(step_error):.2g}), so it does not decompose"
         )
     contributions = torch.full((len(chosen), *written.shape), torch.nan, dtype=torch.float64)
-    left = torch.empty(len(chosen), inputs.size(0), kept.size(-1), dtype=torch.float64)
+    left = torch.empty(len(chosen), len(kept), kept.size(-1), dtype=torch.float64)
     for number, t in enumerate(along):
         product = torch.ones_like(kept[:, 0])
         for part in _backwards(t):
@@ -116,7 +114,7 @@ def decompose_cell(
     }
     coords = {
         "step": chosen,
-        "sequence": np.arange(inputs.size(0)),
+        "sequence": np.arange(len(kept)),
         "source": np.arange(length),
         "unit": np.arange(kept.size(-1)),
     }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.drawing.panels import Panel, bare
-from unrolled.instruments.opened import Batches, Loss, OpenLayer, as_exact, exact, open_layer, stream
+from unrolled.instruments.opened import Batches, Loss, OpenLayer, as_exact, check_whole, exact, open_layer, stream
 from unrolled.instruments.result import Result, Variable, labelled
 from unrolled.intervals import Interval, number, with_interval
 from unrolled.trace import record
@@ -26,6 +26,7 @@ class GradientFlow(Result):
 
     Variables of `data`, by state (hidden, cell, and both side by side where there are both) and lag 0 to K:
         norm (state, lag): geometric mean over sequences of the gradient's Euclidean norm over units, along every path.
+            The cell's includes what its own step's hidden state sees of it.
         direct_norm (lag): the same of the gradient along the kept state's own path alone: that at lag 0 times the
             gates that keep, all gates held fixed.
         direct (lag): mean over units and sequences of the product of the gates that keep after step t - k, which is
@@ -81,12 +82,15 @@ class GradientFlow(Result):
         said = []
         for state in self.states:
             rate, life = self.rate_interval(state), self.half_life_interval(state)
+            to = "both states together" if state == "both" else f"the {state} state"
+            if np.isneginf(self.data["rate"].sel(state=state).values).all():
+                said.append(f"to {to} it is exactly zero from lag 2 on")
+                continue
             halves = (
                 "does not shrink"
                 if life.mean == math.inf
                 else f"halves every {with_interval(life.mean, life.low, life.high)} steps"
             )
-            to = "both states together" if state == "both" else f"the {state} state"
             said.append(f"to {to} it grows by {rate.text} nats a step ({halves})")
         direct = self.direct
         along = "" if direct is None else f"; {number(float(direct[-1]))} is left of the direct path at the last"
@@ -125,7 +129,8 @@ def gradient_flow(
         max_lag: K; all T - 1 of the first batch if omitted.
 
     Raises:
-        ValueError: K is longer than the sequences allow, or the layer is not in the model or reads from the end.
+        ValueError: K is longer than the sequences allow, which are of unequal length or reset on the way, or the layer
+            is not in the model or reads from the end.
     """
     model = exact(model)
     opened = open_layer(model, layer)
@@ -142,11 +147,8 @@ def gradient_flow(
     rates: list[Figures] = []
     last, sequences = max_lag, 0
     for batch in stream(inputs):
-        length = batch.inputs.size(1)
-        last = length - 1 if last is None else last
-        if not 1 <= last < length:
-            raise ValueError(f"max_lag: {last} does not fit sequences of {length} steps; expected 1 to {length - 1}")
         gradients, keeps = _gradients(model, batch.inputs, lambda out, rest=batch.rest: loss(out, *rest), opened, last)
+        last = gradients[0].size(1) - 1
         norms = torch.stack([g.norm(dim=-1) for g in gradients])  # (S, B, K + 1)
         if len(states) > 1:
             norms = torch.cat([norms, norms.square().sum(0, keepdim=True).sqrt()])
@@ -156,7 +158,7 @@ def gradient_flow(
         if keeps is not None:
             products = _added(products, keeps.mean(-1).sum(0))
             direct_logs = _added(direct_logs, (gradients[-1][:, :1] * keeps).norm(dim=-1).log().sum(0))
-        sequences += batch.inputs.size(0)
+        sequences += len(gradients[0])
     assert last is not None
     assert logs is not None
     variables: dict[str, Variable] = {
@@ -171,15 +173,21 @@ def gradient_flow(
 
 
 def _gradients(
-    model: nn.Module, inputs: Tensor, loss: Loss, layer: OpenLayer, last: int
+    model: nn.Module, inputs: Tensor, loss: Loss, layer: OpenLayer, last: int | None
 ) -> tuple[list[Tensor], Tensor | None]:
     """Gradients by state, (B, K + 1, ·) the last step first, and the products of the gates that keep likewise."""
     kept = layer.cell.opens.get("keep")
     names = [*layer.cell.states, *([kept[0]] if kept else [])]
     with record(model, names=[layer.prefix + name for name in names]) as trace:
-        losses = loss(model(as_exact(inputs)))
-    if losses.shape != inputs.shape[:1]:
-        raise ValueError(f"loss: gave shape {tuple(losses.shape)}; expected one for each sequence, ({inputs.size(0)},)")
+        output = model(as_exact(inputs))
+        check_whole(trace, layer)
+        batch, length, _ = trace[layer.prefix + names[0]].shape
+        last = length - 1 if last is None else last
+        if not 1 <= last < length:
+            raise ValueError(f"max_lag: {last} does not fit sequences of {length} steps; expected 1 to {length - 1}")
+        losses = loss(output)
+    if losses.shape != (batch,):
+        raise ValueError(f"loss: gave shape {tuple(losses.shape)}; expected one for each sequence, ({batch},)")
     found = torch.autograd.grad(
         losses.sum(), [trace[layer.prefix + name] for name in layer.cell.states], materialize_grads=True
     )

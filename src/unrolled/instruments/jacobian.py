@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.drawing.panels import Panel, bare
-from unrolled.instruments.opened import Course, OpenLayer, as_exact, course, exact, open_layer
+from unrolled.instruments.opened import Course, OpenLayer, as_exact, checked_steps, course, exact, open_layer
 from unrolled.instruments.result import Result, labelled
 from unrolled.instruments.tangent import carry
 from unrolled.intervals import Interval
@@ -73,10 +73,7 @@ def jacobian(
     opened = open_layer(model, layer)
     found = course(model, as_exact(inputs), opened)
     length = found.after[0].size(1)
-    chosen = list(range(length)) if steps is None else [int(t) for t in steps]
-    for t in chosen:
-        if not 0 <= t < length:
-            raise ValueError(f"steps: {t} is not in sequences of {length} steps; expected 0 to {length - 1}")
+    chosen = list(range(length)) if steps is None else checked_steps(steps, length)
     states = opened.cell.states
     sizes = state_sizes(opened.module)
     along = [length - 1 - t for t in chosen] if opened.reverse else chosen
@@ -87,7 +84,7 @@ def jacobian(
             blocks = torch.stack([part[row][column] for part in parts], dim=1)
             dims = ("sequence", "step", f"{to}_unit", f"{by}_unit_before")
             variables[f"{to}_by_{by}"] = (dims, blocks.numpy(force=True))
-    coords = {"sequence": np.arange(inputs.size(0)), "step": chosen}
+    coords = {"sequence": np.arange(len(found.after[0])), "step": chosen}
     coords |= {f"{state}_unit{when}": np.arange(sizes[state]) for state in states for when in ("", "_before")}
     return Jacobian(labelled(variables, coords, layer=opened.name, states=list(states)))
 

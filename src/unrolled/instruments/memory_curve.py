@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from unrolled.drawing.panels import Curve, Panel
 from unrolled.instruments.opened import Batches, open_layer, stream
-from unrolled.instruments.reading import Split, as_labels, input_read, measured, states_read, steps_of, symbols_of
+from unrolled.instruments.reading import (
+    Split,
+    as_labels,
+    input_read,
+    measured,
+    spread_symbols,
+    states_read,
+    steps_of,
+    symbols_of,
+)
 from unrolled.instruments.readout import Array, Kind, Reservoir, Score, defined, fit, is_value, score
 from unrolled.instruments.result import Result, labelled
 from unrolled.intervals import Interval, number, with_interval
@@ -25,7 +34,8 @@ class MemoryCurve(Result):
     Variables of `data`, by what is read ("hidden", "cell", "both", "input") and lag:
         score, score_low, score_high (read, lag): balanced accuracy for symbols, R² for values, on sequences the readout
             was not fitted to; bootstrap interval over those.
-        control (read, lag): the same for the input at the same place of another sequence, which no state can know.
+        control (read, lag): the same for the input at the same place of another sequence, which no state can know; NaN
+            where nothing is asked for there.
         chance (lag): 1 / number of symbols that occur, or 0.
     """
 
@@ -60,7 +70,7 @@ class MemoryCurve(Result):
     def reach(self, read: str) -> int:
         """The longest lag up to which every score is above the control by more than its interval; -1 if none is."""
         at = self.data.sel(read=read)
-        known = at["score_low"].values > np.maximum(at["control"].values, self.data["chance"].values)
+        known = at["score_low"].values > np.fmax(at["control"].values, self.data["chance"].values)
         return int(self.lags[int(np.argmin(known)) - 1]) if not known.all() and known[0] else self._end(bool(known[0]))
 
     def _end(self, known: bool) -> int:
@@ -123,7 +133,7 @@ def memory_curve(
         ValueError: a lag is longer than the sequences, or it is not clear what the input is.
     """
     opened = open_layer(model, layer)
-    chosen = [int(lag) for lag in lags]
+    chosen = sorted({int(lag) for lag in lags})
     if not chosen:
         raise ValueError("lags: none were given")
     random = np.random.default_rng(seed + 1)
@@ -139,6 +149,10 @@ def memory_curve(
             columns = states_read(model, opened, x)
         columns["input"] = input_read(x)
         reads = list(columns)
+        if len(asked) < 2:
+            raise ValueError(
+                "inputs: a batch of 1 sequence has no other to be the control; expected batches of 2 or more"
+            )
         testing, numbers = split.next(len(asked))
         for lag, both in zip(chosen, parts, strict=True):
             back = asked[:, : length - lag]
@@ -147,8 +161,11 @@ def memory_curve(
             for part, which in zip(both, (~testing, testing), strict=True):
                 part.add(steps_of(later, back, which, numbers))
     split.check()
+    for lag, both in zip(chosen, parts, strict=True):
+        _check(both, lag)
+        spread_symbols(both)
     scores = {read: [_score(p, read, "label", kind, penalty) for p in parts] for read in reads}
-    controls = [[_score(p, read, "other", kind, penalty).value for p in parts] for read in reads]
+    controls = [[_control(p, read, kind, penalty) for p in parts] for read in reads]
     intervals = [[one.interval(seed) for one in scores[read]] for read in reads]
     first = scores[reads[0]]
     variables = {
@@ -178,10 +195,21 @@ def _asked(inputs: Batches, past: Any) -> Iterator[tuple[Tensor, Array]]:
         yield x, symbols if symbols is not None else x[..., 0].double().numpy(force=True)
 
 
+def _check(parts: tuple[Reservoir, Reservoir], lag: int) -> None:
+    if not all(map(len, parts)):
+        raise ValueError(f"past: at lag {lag} nothing is asked for in the sequences to fit to, or in those to test on")
+    labels = parts[0]["label"]
+    if not is_value(labels) and len(np.unique(labels)) < 2:
+        raise ValueError(f"past: at lag {lag} fewer than two symbols are asked for in the sequences to fit to")
+
+
+def _control(parts: tuple[Reservoir, Reservoir], read: str, kind: Kind | None, penalty: float) -> float:
+    there = all(defined(part["other"]).any() for part in parts)
+    return _score(parts, read, "other", kind, penalty).value if there else math.nan
+
+
 def _score(parts: tuple[Reservoir, Reservoir], read: str, label: str, kind: Kind | None, penalty: float) -> Score:
     fitting, testing = parts
-    if not len(fitting) or not len(testing):
-        raise ValueError("past: nothing is asked for at some lag in the sequences to fit to, or in those to test on")
     there, tested = defined(fitting[label]), defined(testing[label])
     labels = fitting[label][there]
     kind = kind or ("linear" if is_value(labels) else "ridge")

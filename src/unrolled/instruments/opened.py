@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,8 +57,7 @@ def open_layer(model: nn.Module, layer: str | None) -> OpenLayer:
         TypeError: `model` is not a module.
         ValueError: it has several and none is named, or has none of this name.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, given {type(model).__name__}")
+    _check_module(model)
     found = {name.rpartition(".")[0]: at for name, at in recordable(model).items()}
     if not found:
         raise ValueError(f"model: {type(model).__name__} has no recurrent layer (RNN, GRU, LSTM or a cell of one)")
@@ -72,8 +71,18 @@ def open_layer(model: nn.Module, layer: str | None) -> OpenLayer:
     return OpenLayer(f"{layer}." if layer else "", module, suffix, mode_of(module))
 
 
+def _check_module(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, given {type(model).__name__}")
+
+
 def exact(model: nn.Module) -> nn.Module:
-    """A copy in float64 that draws nothing at random."""
+    """A copy in float64 that draws nothing at random.
+
+    Raises:
+        TypeError: `model` is not a module.
+    """
+    _check_module(model)
     return copy.deepcopy(model).double().eval()
 
 
@@ -103,20 +112,44 @@ def course(model: nn.Module, inputs: Tensor, layer: OpenLayer) -> Course:
 
 def course_of(trace: Trace, layer: OpenLayer) -> Course:
     """The course in a trace."""
-    first = layer.prefix + layer.cell.states[0]
-    if trace.lengths(first) is not None or trace.resets(first) is not None:
-        raise ValueError(
-            f"inputs: the sequences of {layer.name!r} are of unequal length or are reset on the way, which has no "
-            "single course; give whole sequences of one length"
-        )
+    check_whole(trace, layer)
     after = tuple(_along(trace[layer.prefix + name], layer) for name in layer.cell.states)
     initial = tuple(trace.initial[layer.prefix + name].unsqueeze(1) for name in layer.cell.states)
     before = tuple(torch.cat([i.to(s), s[:, :-1]], dim=1) for i, s in zip(initial, after, strict=True))
     return Course(before, after, tuple(_along(trace[layer.prefix + name], layer) for name in layer.cell.gates))
 
 
+def check_whole(trace: Trace, layer: OpenLayer) -> None:
+    """Complain about sequences that do not all take every step after the one before it.
+
+    Raises:
+        ValueError: they are of unequal length, or were reset on the way.
+    """
+    first = layer.prefix + layer.cell.states[0]
+    if trace.lengths(first) is not None or trace.resets(first) is not None:
+        raise ValueError(
+            f"inputs: the sequences of {layer.name!r} are of unequal length or are reset on the way, which has no "
+            "single course; give whole sequences of one length"
+        )
+
+
 def _along(values: Tensor, layer: OpenLayer) -> Tensor:
     return values.flip(1) if layer.reverse else values
+
+
+def checked_steps(steps: Sequence[int], length: int) -> list[int]:
+    """Steps that are in sequences of `length`.
+
+    Raises:
+        ValueError: one is not, or there are none.
+    """
+    chosen = [int(t) for t in steps]
+    if not chosen:
+        raise ValueError("steps: none were given")
+    for t in chosen:
+        if not 0 <= t < length:
+            raise ValueError(f"steps: {t} is not in sequences of {length} steps; expected 0 to {length - 1}")
+    return chosen
 
 
 Loss = Callable[..., Tensor]

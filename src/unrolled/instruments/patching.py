@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.drawing.panels import HeatMap
+from unrolled.instruments.opened import checked_steps
 from unrolled.instruments.reading import measured
 from unrolled.instruments.result import Result, labelled
 from unrolled.intervals import Interval
@@ -38,10 +39,15 @@ class Patching(Result):
         return (self.data["metric"] - self.data["corrupted"]).mean("sequence") / gap
 
     def interval(self, layer: str, state: str, step: int, group: int = 0) -> Interval:
-        """The effect of one patch with its interval over sequences."""
-        at = self.data["metric"].sel(layer=layer, state=state, step=step, group=group)
-        gap = float((self.data["clean"] - self.data["corrupted"]).mean())
-        return Interval.over(((at - self.data["corrupted"]) / gap).values)
+        """The effect of one patch with its interval over sequences.
+
+        That of a ratio (Cochran 1977, section 6.8): sequences spread by what they differ from the effect times their own
+        difference, so that a patch which makes all of every difference good is sure to do so, however much these vary.
+        """
+        made_good = self.data["metric"].sel(layer=layer, state=state, step=step, group=group) - self.data["corrupted"]
+        gap = self.data["clean"] - self.data["corrupted"]
+        effect = float(made_good.mean() / gap.mean())
+        return Interval.over((effect + (made_good - effect * gap) / gap.mean()).values)
 
     def strongest(self) -> dict[str, Any]:
         """Where the largest effect is: layer, state, step and group."""
@@ -114,8 +120,8 @@ def patching(
         on_progress: called with the runs done and the runs to do.
 
     Raises:
-        ValueError: inputs of different shapes, names the model does not have, or a metric that is the same in both
-            runs, so that there is no difference to be made good.
+        ValueError: inputs of different shapes, names the model does not have, groups that do not fit, or a metric whose
+            mean is the same in both runs, so that there is no difference to be made good.
     """
     if clean.shape != corrupted.shape:
         raise ValueError(f"corrupted: shape {tuple(corrupted.shape)} is not that of clean, {tuple(clean.shape)}")
@@ -135,16 +141,19 @@ def patching(
         of_clean = _behaviour(metric(model(clean)), clean)
     with measured(model):
         of_corrupted = _behaviour(metric(model(corrupted)), clean)
-    if bool((of_clean == of_corrupted).all()):
+    if float((of_clean - of_corrupted).mean()) == 0:
         raise ValueError(
-            "metric: is the same for clean and corrupted inputs, so there is no difference to be made good"
+            "metric: its mean is the same for clean and corrupted inputs, so there is no difference to be made good"
         )
     length = next(iter(trace.values())).size(1)
-    chosen_steps = list(range(length)) if steps is None else [int(t) for t in steps]
-    for t in chosen_steps:
-        if not 0 <= t < length:
-            raise ValueError(f"steps: {t} is not in sequences of {length} steps; expected 0 to {length - 1}")
-    width = min(widths(possible[name][0])[state] for (_, state), name in names.items())
+    chosen_steps = list(range(length)) if steps is None else checked_steps(steps, length)
+    every_width = {widths(possible[name][0])[state] for (_, state), name in names.items()}
+    width = min(every_width)
+    if isinstance(groups, int) and groups > 1 and len(every_width) > 1:
+        raise ValueError(
+            f"groups: {groups} groups of states that are {', '.join(map(str, sorted(every_width)))} units wide; choose "
+            "layers and states of one width, or give the groups as units"
+        )
     units = _grouped(groups, width)
     shape = (len(chosen_layers), len(chosen_states), len(chosen_steps), len(units), clean.size(0))
     figures = np.full(shape, np.nan)

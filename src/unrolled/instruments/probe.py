@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from unrolled.drawing.panels import Curve, Panel
+from unrolled.drawing.panels import Dots
 from unrolled.instruments.opened import Batches, open_layer, stream
 from unrolled.instruments.reading import (
     Split,
@@ -19,6 +19,7 @@ from unrolled.instruments.reading import (
     measured,
     only_units,
     prefixed,
+    spread_symbols,
     states_read,
     steps_of,
     symbols_of,
@@ -85,16 +86,11 @@ class ProbeResult(Result):
         metric = self.data.attrs["metric"]
         return f"{metric[0].upper()}{metric[1:]} (chance {number(self.chance)}) on other sequences: {'; '.join(said)}."
 
-    def panels(self) -> Sequence[Panel]:
-        curves: list[Curve] = []
-        for read in map(str, self.data["read"].values):
-            at = self.score(read)
-            cell = "untrained" if read.startswith("untrained") else "input" if read == "input" else "lstm"
-            place = float(len(curves))
-            curves.append(Curve(read, cell, read.split()[-1], (place,), (at.mean,), (at.low,), (at.high,)))
-        metric = str(self.data.attrs["metric"])
+    def panels(self) -> Sequence[Dots]:
+        reads = tuple(map(str, self.data["read"].values))
+        mean, low, high = (tuple(map(float, self.data[n].values)) for n in ("score", "score_low", "score_high"))
         lines = (("chance", self.chance),)
-        return (Panel("What a linear readout tells", "what is read", metric, tuple(curves), lines),)
+        return (Dots("What a linear readout tells", str(self.data.attrs["metric"]), reads, mean, low, high, lines),)
 
 
 def probe(
@@ -156,7 +152,7 @@ def probe(
             reads = states_read(model, opened, x, names)
             reads |= prefixed(states_read(fresh, fresh_layer, x, names), "untrained")
         reads = {name: only_units(values, only) for name, values in reads.items()} if only is not None else reads
-        reads["input"] = input_read(x, _kinds(model, x))
+        reads["input"] = input_read(x)
         for name, values in reads.items():
             if not np.isfinite(values).all():
                 raise ValueError(f"{name}: holds NaN or infinity")
@@ -174,7 +170,8 @@ def probe(
         for part, chosen in zip(parts, (~testing, testing), strict=True):
             part.add(steps_of(columns, truth, chosen, numbers))
     split.check()
-    return _result(parts, list(reads), kind, penalty, str(control), deals, units, seed, names or opened.cell.states)
+    result = _result(parts, list(reads), kind, penalty, str(control), deals, seed)
+    return _with_units(result, parts, names or opened.cell.states, only, kind, penalty) if units else result
 
 
 def _labelled(inputs: Batches, labels: Any) -> Iterator[tuple[Tensor, Array]]:
@@ -186,14 +183,6 @@ def _labelled(inputs: Batches, labels: Any) -> Iterator[tuple[Tensor, Array]]:
         yield batch.inputs, as_labels(rest[0], batch.inputs)
 
 
-def _kinds(model: nn.Module, inputs: Tensor) -> int | None:
-    """How many symbols there are where the input is whole numbers: those that the first embedding has."""
-    if inputs.is_floating_point():
-        return None
-    found = (module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding))
-    return next(found, None)
-
-
 def _result(
     parts: tuple[Reservoir, Reservoir],
     reads: list[str],
@@ -201,13 +190,14 @@ def _result(
     penalty: float,
     control: str,
     deals: int,
-    units: bool,
     seed: int,
-    states: Sequence[str],
 ) -> ProbeResult:
     fitting, testing = parts
     if not len(fitting) or not len(testing):
         raise ValueError("labels: no step of the sequences to fit to, or of those to test on, has one")
+    if not is_value(fitting["label"]) and len(np.unique(fitting["label"])) < 2:
+        raise ValueError("labels: fewer than two classes to tell apart in the sequences to fit to")
+    spread_symbols(parts)
     dealt = control_labels(fitting, testing, control, deals, seed)
     found, on_control = {}, {}
     for read in reads:
@@ -232,13 +222,7 @@ def _result(
         "gain_low": (("read", "over"), gains[1]),
         "gain_high": (("read", "over"), gains[2]),
     }
-    coords: dict[str, Any] = {"read": reads, "over": list(OVERS), "deal": np.arange(deals)}
-    if units:
-        alone = [_each_unit(fitting, testing, state, kind, penalty) for state in states]
-        width = max(map(len, alone))
-        padded = np.array([np.pad(a, (0, width - len(a)), constant_values=math.nan) for a in alone])
-        variables["unit_score"] = (("unit_of", "unit"), padded)
-        coords |= {"unit_of": list(states), "unit": np.arange(width)}
+    coords = {"read": reads, "over": list(OVERS), "deal": np.arange(deals)}
     first = found[reads[0]]
     attributes = {
         "metric": first.metric,
@@ -249,6 +233,22 @@ def _result(
         "control": control,
     }
     return ProbeResult(labelled(variables, coords, **attributes))
+
+
+def _with_units(
+    result: ProbeResult,
+    parts: tuple[Reservoir, Reservoir],
+    states: Sequence[str],
+    only: Sequence[int] | None,
+    kind: Kind,
+    penalty: float,
+) -> ProbeResult:
+    """The result with the score of each unit alone."""
+    alone = [_each_unit(*parts, state, kind, penalty) for state in states]
+    width = max(map(len, alone))
+    padded = np.array([np.pad(a, (0, width - len(a)), constant_values=math.nan) for a in alone])
+    coords = {"unit_of": list(states), "unit": np.arange(width) if only is None else list(only)}
+    return ProbeResult(result.data.assign_coords(coords).assign(unit_score=(("unit_of", "unit"), padded)))
 
 
 def _scored(
@@ -275,14 +275,16 @@ def control_labels(
     """Control labels of the steps to fit to and to test on, several times.
 
     By "symbols" each symbol is dealt one label, with the labels' own frequencies, and every class at least once where
-    there are enough symbols for the two tasks to be equally hard. By "sequences" they stand ready.
+    there are enough symbols for the two tasks to be equally hard, first to those that are both fitted to and tested
+    on. By "sequences" they stand ready.
     """
     if control == "sequences":
         return [(fitting["dealt"][:, i], testing["dealt"][:, i]) for i in range(deals)]
     random = np.random.default_rng(seed + 2)
     symbols = np.concatenate([fitting["dealt"], testing["dealt"]])
     labels = np.concatenate([fitting["label"], testing["label"]])
-    present = np.unique(symbols)
+    both = np.intersect1d(fitting["dealt"], testing["dealt"])
+    one = np.setxor1d(fitting["dealt"], testing["dealt"])
     found = []
     for _ in range(deals):
         table: Array
@@ -291,7 +293,8 @@ def control_labels(
         else:
             classes, counts = np.unique(labels, return_counts=True)
             table = random.choice(classes, size=int(symbols.max()) + 1, p=counts / counts.sum())
-            table[random.permutation(present)[: len(classes)]] = random.permutation(classes)[: len(present)]
+            order = np.concatenate([random.permutation(both), random.permutation(one)])
+            table[order[: len(classes)]] = random.permutation(classes)[: len(order)]
         found.append((table[fitting["dealt"]], table[testing["dealt"]]))
     return found
 

@@ -114,13 +114,15 @@ def push_response(
         seed: of the directions.
 
     Raises:
-        ValueError: no such state, or `at` leaves no step to follow.
+        ValueError: no such state, it is zero at that step, `size` is not above 0, or `at` leaves no step to follow.
     """
     model = exact(model)
     opened = open_layer(model, layer)
     states = opened.cell.states
     if state not in states:
         raise ValueError(f"state: {state!r} is not a state of this layer; expected one of {', '.join(states)}")
+    if not size > 0:
+        raise ValueError(f"size: given {size}, expected more than 0")
     x = as_exact(inputs)
     with torch.no_grad(), record(model, names=f"{opened.prefix}*", detach=True) as trace:
         model(x)
@@ -132,6 +134,10 @@ def push_response(
     place = length - 1 - at if opened.reverse else at
     which = states.index(state)
     reached = plain[which][:, place]
+    if not bool(reached.any(-1).all()):
+        raise ValueError(
+            f"at: the {state} state of a sequence is zero at step {at}, and so is a push in proportion to it"
+        )
     generator = torch.Generator().manual_seed(seed)
     left, seen = [], []
     for _ in range(directions):
@@ -141,16 +147,16 @@ def push_response(
         others = [Patch(opened.prefix + name, source=trace, steps=at) for name in states if name != state]
         with torch.no_grad(), intervene(model, Push(opened.prefix + state, push, steps=at), *others):
             moved = course(model, x, opened).after
-        scale = push.norm(dim=-1, keepdim=True).clamp_min(1e-300)  # (B, 1)
+        scale = push.norm(dim=-1, keepdim=True)  # (B, 1)
         apart = [(a - b)[:, place:] for a, b in zip(moved, plain, strict=True)]
         left.append(torch.cat(apart, dim=-1).norm(dim=-1) / scale)
         seen.append(apart[0].norm(dim=-1) / scale)
     by_direction = torch.stack(left)
     variables = {
-        "states": (("lag",), torch.cat(left).median(0).values.numpy(force=True)),
-        "output": (("lag",), torch.cat(seen).median(0).values.numpy(force=True)),
+        "states": (("lag",), torch.cat(left).quantile(0.5, dim=0).numpy(force=True)),
+        "output": (("lag",), torch.cat(seen).quantile(0.5, dim=0).numpy(force=True)),
         "left": (("direction", "sequence", "lag"), by_direction.numpy(force=True)),
     }
     lags = np.arange(length - place)
-    coords = {"lag": lags, "direction": np.arange(directions), "sequence": np.arange(inputs.size(0))}
+    coords = {"lag": lags, "direction": np.arange(directions), "sequence": np.arange(len(reached))}
     return PushResponse(labelled(variables, coords, layer=opened.name, state=state, at=at, size=size))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.instruments.opened import OpenLayer
-from unrolled.instruments.readout import Array, defined
+from unrolled.instruments.readout import Array, Reservoir, defined
 from unrolled.trace import record
 
 Reads = dict[str, Array]
@@ -30,6 +30,14 @@ def measured(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+def over_steps(values: Tensor) -> Tensor:
+    """(H,) float64 the sum of values: (B, T, H) over steps and sequences.
+
+    Each sequence is summed in its own dtype, which torch does in a tree and many times faster than in float64.
+    """
+    return values.sum(1).sum(0, dtype=torch.float64)
 
 
 def states_read(model: nn.Module, layer: OpenLayer, inputs: Tensor, chosen: Sequence[str] | None = None) -> Reads:
@@ -56,12 +64,22 @@ def symbols_of(inputs: Tensor) -> Array | None:
     return inputs.argmax(-1).numpy(force=True) if one_hot else None
 
 
-def input_read(inputs: Tensor, kinds: int | None = None) -> Array:
-    """(B, T, ·) the input itself, symbols one-hot of `kinds`."""
-    if inputs.is_floating_point() and inputs.dim() == 3:
-        return np.asarray(inputs.float().numpy(force=True))
-    symbols = np.asarray(inputs.numpy(force=True), dtype=np.int64)
-    return np.eye(kinds or int(symbols.max()) + 1, dtype=np.float32)[symbols]
+def input_read(inputs: Tensor) -> Array:
+    """(B, T, ·) the input itself, or (B, T) symbols, to be spread when all have been seen."""
+    if not inputs.is_floating_point() and inputs.dim() == 2:
+        return np.asarray(inputs.numpy(force=True), dtype=np.int64)
+    return np.asarray(inputs.float().reshape(*inputs.shape[:2], -1).numpy(force=True))
+
+
+def spread_symbols(parts: Sequence[Reservoir]) -> None:
+    """Make "input" one-hot where it is symbols, with a feature for each that occurs in any of the parts."""
+    columns = [part["input"] for part in parts]
+    if columns[0].ndim > 1:
+        return
+    kinds, which = np.unique(np.concatenate(columns), return_inverse=True)
+    ends = np.cumsum([len(column) for column in columns])[:-1]
+    for part, numbers in zip(parts, np.split(which, ends), strict=True):
+        part.replace("input", np.eye(len(kinds), dtype=np.float32)[numbers])
 
 
 def as_labels(labels: Any, inputs: Tensor, name: str = "labels") -> Array:
@@ -73,7 +91,7 @@ def as_labels(labels: Any, inputs: Tensor, name: str = "labels") -> Array:
         ValueError: they do not fit the input.
     """
     array = np.asarray(labels.numpy(force=True) if isinstance(labels, Tensor) else labels)
-    if array.dtype == np.bool_:
+    if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer):
         array = array.astype(np.int64)
     batch, length = inputs.shape[:2]
     if array.shape == (batch,):

@@ -7,6 +7,7 @@ is kept of a stream of batches is a fixed number of steps, drawn evenly from all
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ Figures = NDArray[np.float64]
 Kind = Literal["linear", "ridge", "logistic"]
 
 RESAMPLES = 1000
+_BLOCKS = 20  # in which resamples are computed, so that they take less memory than what they are of
 
 
 class Reservoir:
@@ -45,11 +47,23 @@ class Reservoir:
             keys, columns = keys[first], {name: values[first] for name, values in columns.items()}
         self._keys, self._columns = keys, {name: np.array(values) for name, values in columns.items()}
 
+    def replace(self, name: str, values: Array) -> None:
+        """Put other values of the steps that are kept in the place of a column."""
+        self._columns[name] = values
+
     def __len__(self) -> int:
         return len(self._keys)
 
     def __getitem__(self, name: str) -> Array:
         return self._columns[name]
+
+
+@lru_cache(maxsize=1)
+def _draws(count: int, seed: int) -> Array:
+    """(R, count) how often each sequence is drawn for each resample; scores that are compared all ask for the same."""
+    random, evenly = np.random.default_rng(seed), np.full(count, 1 / count)
+    blocks = [random.multinomial(count, evenly, size=RESAMPLES // _BLOCKS).astype(np.uint16) for _ in range(_BLOCKS)]
+    return np.concatenate(blocks)
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ class Score:
         chance: what knowing nothing gets: 1 / number of classes tested, or 0.
         steps: how many steps it was tested on.
         tally: (sequences, ·) sums from which the figure is computed: for classes found and counted of each class, for
-            values count, sum, sum of squares, and sum of squared errors.
+            values, less their mean, count, sum, sum of squares, and sum of squared errors.
     """
 
     metric: str
@@ -78,9 +92,8 @@ class Score:
 
     def resampled(self, seed: int) -> Figures:
         """(R,) the figure on bootstrap resamples of the sequences; equal seeds draw the same ones."""
-        count = len(self.tally)
-        weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-        return self._of(weights @ self.tally)
+        drawn = _draws(len(self.tally), seed)
+        return self._of(np.concatenate([block @ self.tally for block in np.split(drawn, _BLOCKS)]))
 
     def interval(self, seed: int = 0) -> Interval:
         """The figure with its interval over the tested sequences."""
@@ -124,8 +137,10 @@ def fit(features: Array, labels: Array, kind: Kind = "ridge", *, penalty: float 
         kind: "linear", least squares without a penalty; "ridge"; "logistic", for classes only.
         penalty: of ridge, and one over logistic's C.
 
+    Where all labels are one class the readout always answers it.
+
     Raises:
-        ValueError: fewer than two classes, or a logistic readout of values.
+        ValueError: a logistic readout of values.
     """
     from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
     from sklearn.utils.class_weight import compute_sample_weight
@@ -144,8 +159,8 @@ def fit(features: Array, labels: Array, kind: Kind = "ridge", *, penalty: float 
         found = (Ridge(alpha=penalty) if kind == "ridge" else LinearRegression()).fit(x, labels)
         return Readout(mean, spread, np.asarray(found.coef_), np.asarray(found.intercept_), None)
     classes = np.unique(labels)
-    if len(classes) < 2:
-        raise ValueError("labels: fewer than two classes to tell apart in the sequences to fit to")
+    if len(classes) == 1:
+        return Readout(mean, spread, np.zeros((x.shape[1], 1)), np.zeros(1), classes)
     if kind == "logistic":
         found = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=1000).fit(x, labels)
         weights, bias = np.asarray(found.coef_).T, np.asarray(found.intercept_)
@@ -169,7 +184,9 @@ def score(readout: Readout, features: Array, labels: Array, sequences: Array) ->
     _, rows = np.unique(sequences, return_inverse=True)
     count = int(rows.max()) + 1
     if readout.classes is None:
-        columns = [np.ones_like(answers), labels, labels**2, (labels - answers) ** 2]
+        # Sums of squares far from zero would lose the spread.
+        centred = labels.astype(np.float64) - labels.mean(dtype=np.float64)
+        columns = [np.ones_like(answers), centred, centred**2, (labels - answers) ** 2]
         tally = np.stack([np.bincount(rows, column, count).astype(np.float64) for column in columns], axis=1)
         return Score("R²", 0.0, len(labels), tally)
     classes, which = np.unique(labels, return_inverse=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bokeh.models.ui.ui_element import UIElement
     from xarray import Dataset
 
-    from unrolled.drawing.panels import HeatMap, Panel
+    from unrolled.drawing.panels import Dots, HeatMap, Panel
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,7 +29,7 @@ class Result(ABC):
         """The main figure and its interval, in a sentence."""
 
     @abstractmethod
-    def panels(self) -> Sequence[Panel | HeatMap]:
+    def panels(self) -> Sequence[Panel | HeatMap | Dots]:
         """What the plot shows."""
 
     def plot(self) -> UIElement:

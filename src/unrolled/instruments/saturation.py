@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unrolled.drawing.panels import Panel, bare
 from unrolled.instruments.opened import Batches, open_layer, stream
-from unrolled.instruments.reading import measured
+from unrolled.instruments.reading import measured, over_steps
 from unrolled.instruments.result import Result, labelled
 from unrolled.intervals import Interval
-from unrolled.trace import Trace, record
+from unrolled.trace import record
 
 _LEFT, _RIGHT = 0.1, 0.9  # Karpathy et al. (2015), section 4.2
 
@@ -59,6 +58,8 @@ class Saturation(Result):
 def saturation(model: nn.Module, inputs: Batches, *, layer: str | None = None) -> Saturation:
     """Measure how often gates, candidate and hidden state are saturated (Karpathy et al. 2015).
 
+    A hidden state that is projected (proj_size) or a ReLU's has no ends and is left out.
+
     Args:
         model: any module that `record` takes.
         inputs: (B, T, I), what the model is called with; or an iterable of batches. What is kept of a stream does not
@@ -69,7 +70,8 @@ def saturation(model: nn.Module, inputs: Batches, *, layer: str | None = None) -
         ValueError: the layer is not in the model.
     """
     opened = open_layer(model, layer)
-    bounded = [name for name in (*opened.cell.gates, "hidden") if not (name == "hidden" and opened.mode == "RNN_RELU")]
+    boundless = opened.mode == "RNN_RELU" or opened.weights.hr is not None
+    bounded = [name for name in (*opened.cell.gates, "hidden") if not (name == "hidden" and boundless)]
     if not bounded:
         raise ValueError(f"layer: nothing of the {opened.cell.name} {opened.name!r} is bounded, so nothing saturates")
     names = [opened.prefix + name for name in bounded]
@@ -78,16 +80,14 @@ def saturation(model: nn.Module, inputs: Batches, *, layer: str | None = None) -
         with measured(model), record(model, names=names, detach=True) as trace:
             model(batch.inputs)
         for name, full in zip(bounded, names, strict=True):
-            values, count = taken_steps(trace, full)
+            values, lengths = trace[full], trace.lengths(full)
+            whole = values.size(0) * values.size(1)
+            count = whole if lengths is None else int(lengths.sum())
             low = _LEFT if name.endswith("_gate") else -_RIGHT
-            sums = [
-                (values < low).sum(0).double(),
-                (values > _RIGHT).sum(0).double(),
-                values.sum(0, dtype=torch.float64),
-            ]
-            if not batch_is_whole(trace, full):
-                # Zeros stand after the ends; they are no values of the state.
-                sums[0] = sums[0] - (len(values) - count if low > 0 else 0)
+            left = over_steps((values < low).to(values.dtype))
+            # Zeros stand after the ends; they are no values of the state.
+            left -= whole - count if low > 0 else 0
+            sums = (left, over_steps((values > _RIGHT).to(values.dtype)), over_steps(values))
             kept = totals.setdefault(name, [0, 0, 0, 0])
             totals[name] = [kept[0] + count, *(k + s for k, s in zip(kept[1:], sums, strict=True))]
     width = max(len(total[1]) for total in totals.values())
@@ -104,13 +104,3 @@ def saturation(model: nn.Module, inputs: Batches, *, layer: str | None = None) -
     coords = {"name": bounded, "unit": np.arange(width)}
     return Saturation(labelled(variables, coords, layer=opened.name, steps=int(totals[bounded[0]][0])))
 
-
-def batch_is_whole(trace: Trace, name: str) -> bool:
-    """Whether every sequence has every step."""
-    return trace.lengths(name) is None
-
-
-def taken_steps(trace: Trace, name: str) -> tuple[Tensor, int]:
-    """(B * T, ·) the values of all steps, zero after the ends, and how many steps were taken."""
-    values, lengths = trace[name], trace.lengths(name)
-    return values.flatten(0, 1), values.size(0) * values.size(1) if lengths is None else int(lengths.sum())

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from unrolled.drawing.panels import Panel, bare
 from unrolled.instruments.opened import Batches, OpenLayer, open_layer, stream
-from unrolled.instruments.reading import measured
+from unrolled.instruments.reading import measured, over_steps
 from unrolled.instruments.result import Result, labelled
 from unrolled.intervals import with_interval
 from unrolled.recurrence.cells import Weights
-from unrolled.trace import Trace, record
+from unrolled.trace import record
 
 Figures = NDArray[np.float64]
 
@@ -29,7 +29,8 @@ def timescale_of(bias: Figures | float) -> Any:
     >>> timescale_of(0.0)
     1.4426950408889634
     """
-    found = 1 / np.logaddexp(0, -np.asarray(bias, dtype=np.float64))
+    with np.errstate(divide="ignore"):
+        found = 1 / np.logaddexp(0, -np.asarray(bias, dtype=np.float64))
     return float(found) if found.ndim == 0 else found
 
 
@@ -39,7 +40,9 @@ def bias_of(timescale: Figures | float) -> Any:
     >>> round(bias_of(timescale_of(2.5)), 12)
     2.5
     """
-    found = -np.log(np.expm1(1 / np.asarray(timescale, dtype=np.float64)))
+    with np.errstate(divide="ignore"):
+        rate = 1 / np.asarray(timescale, dtype=np.float64)
+        found = -rate - np.log(-np.expm1(-rate))  # exp(1 / T) itself may not be a number
     return float(found) if found.ndim == 0 else found
 
 
@@ -137,7 +140,7 @@ def timescales(model: nn.Module, inputs: Batches | None = None, *, layer: str | 
             with measured(model), record(model, names=[opened.prefix + n for n in names], detach=True) as trace:
                 model(batch.inputs)
             for state in states:
-                moved[state].add(_along(trace, opened, state), trace.lengths(opened.prefix + state), opened.reverse)
+                moved[state].add(trace[opened.prefix + state], trace.lengths(opened.prefix + state))
             if kept:
                 gate, lengths = trace[opened.prefix + kept[0]], trace.lengths(opened.prefix + kept[0])
                 gate = gate if kept[1] else 1 - gate
@@ -145,12 +148,11 @@ def timescales(model: nn.Module, inputs: Batches | None = None, *, layer: str | 
                     after = torch.arange(gate.size(1)) >= lengths.unsqueeze(1)
                     gate = gate.masked_fill(after.to(gate.device).unsqueeze(-1), 1)  # whose logarithm is 0
                 # A gate of exactly 1 or 0 is one that float32 could not tell from it.
-                logs = logs + gate.log().sum((0, 1), dtype=torch.float64).cpu()
+                logs = logs + over_steps(gate.log()).cpu()
                 steps += gate.size(0) * gate.size(1) if lengths is None else int(lengths.sum())
         if kept:
-            mean = (logs / steps).numpy()
             with np.errstate(divide="ignore"):
-                variables["gate"] = (("unit",), -1 / mean)
+                variables["gate"] = (("unit",), 1 / np.abs((logs / steps).numpy()))
         width = max(one.width for one in moved.values())
         rows = [np.pad(one.timescale(), (0, width - one.width), constant_values=math.nan) for one in moved.values()]
         variables["autocorrelation"] = (("state", "unit"), np.array(rows))
@@ -172,24 +174,26 @@ def _bias(layer: OpenLayer, weights: Weights) -> Figures | None:
     return (bias if kept[1] else -bias).numpy(force=True)
 
 
-def _along(trace: Trace, layer: OpenLayer, state: str) -> Tensor:
-    return trace[layer.prefix + state]
-
-
 class _Correlation:
-    """The correlation of a state between neighbouring steps, from sums over all pairs that came."""
+    """The correlation of a state between neighbouring steps, from sums over all pairs that came.
+
+    Values are counted from the first that came, so that small movements about a large value are not lost.
+    """
 
     def __init__(self) -> None:
         self._count = 0
         self._sums: Tensor | None = None  # (5, H): of x, y, x², y², xy for neighbours x, y
-        self._origin: Tensor | None = None
+        self._origin: Tensor | None = None  # (H,)
 
     @property
     def width(self) -> int:
         return 0 if self._sums is None else self._sums.size(1)
 
-    def add(self, values: Tensor, lengths: Tensor | None, reverse: bool) -> None:
+    def add(self, values: Tensor, lengths: Tensor | None) -> None:
         """values: (B, T, H), zero after the ends. A pair counts the same in both directions."""
+        if self._origin is None:
+            self._origin = values[0, 0].double().cpu()
+        values = values - self._origin.to(values)
         first, second = values[:, :-1], values[:, 1:]
         if lengths is None:
             pairs = first.size(0) * first.size(1)
@@ -201,15 +205,17 @@ class _Correlation:
         if self._sums is None:
             self._sums = torch.zeros(5, values.size(-1), dtype=torch.float64)
         sums = (first, second, first.square(), second.square(), first * second)
-        self._sums += torch.stack([s.sum((0, 1), dtype=torch.float64) for s in sums]).cpu()
+        self._sums += torch.stack([over_steps(s) for s in sums]).cpu()
         self._count += pairs
 
     def timescale(self) -> Figures:
         """(H,) in steps."""
         assert self._sums is not None
+        assert self._origin is not None
         x, y, xx, yy, xy = (self._sums / max(self._count, 1)).numpy()
         spread = np.sqrt(np.maximum(xx - x * x, 0) * np.maximum(yy - y * y, 0))
-        moves = spread > 1e-6 * np.maximum(np.abs(xx), 1e-30)
+        # What moves by less than a millionth of its value may be rounding.
+        moves = spread > 1e-12 * np.square(x + self._origin.numpy())
         correlation = np.divide(xy - x * y, spread, out=np.full_like(x, np.nan), where=moves)
         with np.errstate(divide="ignore", invalid="ignore"):
             found = -1 / np.log(np.clip(correlation, 0, 1))
