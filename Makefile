@@ -27,6 +27,7 @@ check: $(INSTALLED)
 bench: .venv/.peers
 	$(BIN)/unrolled bench
 	$(BIN)/python benchmarks/drop_in.py
+	$(BIN)/python benchmarks/looking_inside.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -23,6 +23,7 @@ from unrolled.claims.evidence import (
 from unrolled.drawing.panels import Panel
 from unrolled.instruments import carries, memory_curve, probe
 from unrolled.intervals import Interval
+from unrolled.intervals import number as written
 from unrolled.storage import finite
 from unrolled.structure import cell_of
 from unrolled.tasks import Batch
@@ -42,6 +43,7 @@ _LABELS = ("in_string", "in_comment", "bracket_depth", "indentation")
 
 # Of these carries() is asked too: they hold for many steps, so there is something to carry.
 _HELD = ("in_string", "indentation")
+_WORDS = {"in_string": "being inside a string", "indentation": "the indentation"}
 
 
 def _measure(subject: Subject) -> Figures | None:
@@ -103,6 +105,7 @@ def _carries(subject: Subject, batch: Batch, truth: Labels, state: str) -> Figur
         "used": found.used,
         "persistent": found.persistent,
         "score": float(found.data["score"]),
+        "gain": finite(float(found.data["gain"].min())),
         "effect": finite(found.effect.mean),
         "left": finite(found.left.mean),
     }
@@ -170,29 +173,44 @@ def _judge(runs: Sequence[Run]) -> Claim:
 
 
 def _findings_of_carrying(setting: str, lstm: dict[int, Figures]) -> list[Finding]:
+    """That the cell carries a label has three parts, and that the hidden state does not is a fourth."""
     findings = []
     for label in next(iter(lstm.values()))["carries"]:
         states = [f["carries"][label] for f in lstm.values()]
-        words = label.replace("_", " ")
-        findings.append(
+        words = _WORDS.get(label, label)
+        cell = [s["cell"] for s in states]
+        apart = [number(s["cell"]["left"]) - number(s["hidden"]["left"]) for s in states]
+        findings += [
             Finding(
                 setting,
-                f"LSTM: the cell state carries {words}: it is decodable beyond its controls, used, and persistent",
-                Interval.over(float(s["cell"]["carried"]) for s in states),
+                f"LSTM: {words} is read better from the cell state than off all it is compared with",
+                Interval.over(number(c["gain"]) for c in cell),
+                _COUNTS,
+                "balanced accuracy",
+            ),
+            Finding(
+                setting,
+                f"LSTM: exchanging {words} in the cell state moves the answers",
+                Interval.over(number(c["effect"]) for c in cell),
+                _COUNTS,
+                "standard deviations of the answers",
+            ),
+            Finding(
+                setting,
+                f"LSTM: of {words}, exchanged in the cell state, at least half is left {_FAR} steps later",
+                Interval.over(number(c["left"]) for c in cell),
                 0.5,
-                "share of the networks",
-            )
-        )
-        findings.append(
+                "share left",
+            ),
             Finding(
                 setting,
                 f"LSTM: of {words}, exchanged in one state alone, more is left {_FAR} steps later in the cell than in "
                 "the hidden state",
-                Interval.over(number(s["cell"]["left"]) - number(s["hidden"]["left"]) for s in states),
+                Interval.over(apart),
                 _LEFT,
                 "share left",
-            )
-        )
+            ),
+        ]
     return findings
 
 
@@ -204,8 +222,8 @@ def _table_of_carrying(setting: str, by_cell: dict[str, dict[int, Figures]]) -> 
                 found = [f["carries"][label][state] for f in measured.values()]
                 counts = [f"{sum(f[part] for f in found)} of {len(found)}" for part in _PARTS]
                 means = [Interval.over(number(f[figure]) for f in found).mean for figure in ("score", "effect", "left")]
-                words = label.replace("_", " ")
-                rows.append((words, f"{NAMES[cell]} {state}", *counts, *(f"{mean:.2f}" for mean in means)))
+                words = _WORDS.get(label, label)
+                rows.append((words, f"{NAMES[cell]} {state}", *counts, *(written(mean, 2) for mean in means)))
     return Table(
         f"Which state carries what, in how many of the networks: {setting}",
         ("label", "state", *_PARTS, "balanced accuracy", "effect on the answers (SD)", f"left after {_FAR} steps"),

@@ -90,8 +90,8 @@ def _judge(runs: Sequence[Run]) -> Claim:
         for cell, measured in by_cell.items():
             for state in next(iter(measured.values()))["norms"] if measured else ():
                 lags = next(iter(measured.values()))["lags"]
-                rows = [f["norms"][state] for f in measured.values()]
-                curves.append(curve(f"{NAMES[cell]} {state}", cell, state, lags, rows, log=True))
+                norms = [f["norms"][state] for f in measured.values()]
+                curves.append(curve(f"{NAMES[cell]} {state}", cell, state, lags, norms, log=True))
         lags = next(iter(lstm.values()))["lags"]
         direct = [f["direct"] for f in lstm.values()]
         curves.append(curve("LSTM forget gates alone", "lstm", "direct", lags, direct, log=True))

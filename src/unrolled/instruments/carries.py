@@ -39,8 +39,8 @@ class Carries(Result):
 
     Variables of `data`:
         score (): of a linear readout of the label from the state (metric and chance are attributes).
-        gain, gain_low, gain_high (over): that score less the one of control labels, of the untrained network's state,
-            and of the input alone.
+        gain, gain_low, gain_high (over): that score less the one of control labels, of untrained networks' state, and
+            of the input alone.
         used (sequence): by how much more the behaviour moves when the state is exchanged for that of a sequence with
             another label than for that of one with the same label, in standard deviations of the behaviour.
         kept, kept_low, kept_high (lag): what is still read of the exchanged label so many steps later, as a share of
@@ -129,13 +129,13 @@ def carries(
     behaviour: Behaviour | None = None,
     smallest: float = 0.01,
     kind: Kind = "ridge",
-    untrained: nn.Module | None = None,
+    untrained: nn.Module | Sequence[nn.Module] | None = None,
     seed: int = 0,
 ) -> Carries:
     """Ask whether a state, or some of its units, carries a label.
 
-    Decodable: a linear readout of the label does better than for labels of other sequences, on the untrained network,
-    and on the input alone. Used: at a step, what tells the labels apart in the state is exchanged for what another
+    Decodable: a linear readout of the label does better than for labels of other sequences, on untrained networks, and
+    on the input alone. Used: at a step, what tells the labels apart in the state is exchanged for what another
     sequence has there; behaviour has to move more where that sequence has another label than where it has the same one.
     Persistent: after the exchange, at least half of the other label is still read from the state `horizon` steps later.
 
@@ -156,7 +156,7 @@ def carries(
         behaviour: the model's output -> (B, ...) what it does; the output itself, from the exchange on, if omitted.
         smallest: the smallest effect that counts, in standard deviations of the behaviour.
         kind: of readout.
-        untrained: the network before training; drawn anew if omitted.
+        untrained: the network before training, or several such; five drawn anew if omitted.
         seed: of all draws.
 
     Raises:

@@ -41,8 +41,8 @@ class Patching(Result):
     def interval(self, layer: str, state: str, step: int, group: int = 0) -> Interval:
         """The effect of one patch with its interval over sequences.
 
-        That of a ratio (Cochran 1977, section 6.8): sequences spread by what they differ from the effect times their own
-        difference, so that a patch which makes all of every difference good is sure to do so, however much these vary.
+        That of a ratio (Cochran 1977, section 6.8): what counts of a sequence is how far it is from the effect times
+        its own difference, so that a patch which makes all of every difference good is sure, however much these vary.
         """
         made_good = self.data["metric"].sel(layer=layer, state=state, step=step, group=group) - self.data["corrupted"]
         gap = self.data["clean"] - self.data["corrupted"]

@@ -29,7 +29,6 @@ from unrolled.instruments.readout import (
     Array,
     Figures,
     Kind,
-    Readout,
     Reservoir,
     Score,
     defined,
@@ -50,10 +49,12 @@ class ProbeResult(Result):
 
     Variables of `data`, by what is read ("hidden", "cell", "both", "untrained hidden", ..., "input"):
         score, score_low, score_high (read): balanced accuracy for classes (mean over classes of the share found), R²
-            for values, on sequences the readout was not fitted to; bootstrap interval over those.
-        control (read, deal): the same for control labels, dealt several times.
+            for values, on sequences the readout was not fitted to; bootstrap interval over those. Of untrained networks
+            it is the mean.
+        control (read, deal): the same for control labels, dealt several times; of untrained networks each is of another
+            network.
         gain, gain_low, gain_high (read, over): the score less that of the control (selectivity, Hewitt & Liang 2019),
-            of the same state of the untrained network, and of the input alone; NaN where there is none to compare with.
+            of the same state of untrained networks, and of the input alone; NaN where there is none to compare with.
         unit_score (unit_of, unit): score of each unit alone, if asked for; `unit_of` is the state.
     Attributes of `data`: metric, chance, steps tested, kind, and how the control was dealt.
     """
@@ -100,7 +101,7 @@ def probe(
     *,
     layer: str | None = None,
     kind: Kind = "ridge",
-    untrained: nn.Module | None = None,
+    untrained: nn.Module | Sequence[nn.Module] | None = None,
     control: Control | None = None,
     deals: int = 5,
     units: bool = False,
@@ -125,10 +126,12 @@ def probe(
             values, NaN where there is none.
         layer: the recorded layer; may be omitted where there is one.
         kind: of readout: "ridge", "linear" (least squares) or "logistic" (for classes), scikit-learn's.
-        untrained: the network before training; drawn anew by its modules' `reset_parameters` if omitted.
+        untrained: the network before training, or several such; if omitted as many as `deals` are drawn by its modules'
+            `reset_parameters`. Over several the gain is that over one more of them; over one, over that very one.
         control: "symbols" deals each input symbol one label at random, with the labels' own frequencies (Hewitt &
             Liang 2019), the default where the input is symbols; "sequences" takes the labels of another sequence.
-        deals: how many times control labels are dealt; their spread is part of the selectivity's interval.
+        deals: how many times control labels are dealt and untrained networks drawn; their spread is part of the
+            intervals of what is gained over them.
         units: score each unit alone too.
         names: states or gates to read; each state and both together if omitted.
         only: the units of each that are read; all if omitted.
@@ -141,16 +144,18 @@ def probe(
         ValueError: labels that do not fit, too few sequences, states that are not finite, or fewer than two classes.
     """
     opened = open_layer(model, layer)
-    fresh = untrained_copy(model, seed) if untrained is None else untrained
-    fresh_layer = open_layer(fresh, opened.name)
+    fresh = _networks(untrained, model, deals, seed)
+    fresh_layers = [open_layer(network, opened.name) for network in fresh]
     if deals < 2:
         raise ValueError(f"deals: given {deals}, expected 2 or more, since their spread is part of the interval")
     random = np.random.default_rng(seed + 1)
     split, parts = Split(test_share, seed), (Reservoir(max_steps, random), Reservoir(max_steps, random))
     for x, truth in _labelled(inputs, labels):
-        with measured(model, fresh):
+        with measured(model, *fresh):
             reads = states_read(model, opened, x, names)
-            reads |= prefixed(states_read(fresh, fresh_layer, x, names), "untrained")
+            own = list(reads)
+            for i, (network, at) in enumerate(zip(fresh, fresh_layers, strict=True)):
+                reads |= prefixed(states_read(network, at, x, names), f"untrained {i}")
         reads = {name: only_units(values, only) for name, values in reads.items()} if only is not None else reads
         reads["input"] = input_read(x)
         for name, values in reads.items():
@@ -170,8 +175,18 @@ def probe(
         for part, chosen in zip(parts, (~testing, testing), strict=True):
             part.add(steps_of(columns, truth, chosen, numbers))
     split.check()
-    result = _result(parts, list(reads), kind, penalty, str(control), deals, seed)
+    columns_of = {read: [read] for read in own}
+    columns_of |= {f"untrained {read}": [f"untrained {i} {read}" for i in range(len(fresh))] for read in own}
+    result = _result(parts, columns_of | {"input": ["input"]}, kind, penalty, str(control), deals, seed)
     return _with_units(result, parts, names or opened.cell.states, only, kind, penalty) if units else result
+
+
+def _networks(
+    untrained: nn.Module | Sequence[nn.Module] | None, model: nn.Module, deals: int, seed: int
+) -> list[nn.Module]:
+    if untrained is None:
+        return [untrained_copy(model, int(one)) for one in np.random.SeedSequence(seed).generate_state(deals)]
+    return [untrained] if isinstance(untrained, nn.Module) else list(untrained)
 
 
 def _labelled(inputs: Batches, labels: Any) -> Iterator[tuple[Tensor, Array]]:
@@ -185,7 +200,7 @@ def _labelled(inputs: Batches, labels: Any) -> Iterator[tuple[Tensor, Array]]:
 
 def _result(
     parts: tuple[Reservoir, Reservoir],
-    reads: list[str],
+    columns_of: dict[str, list[str]],
     kind: Kind,
     penalty: float,
     control: str,
@@ -199,19 +214,28 @@ def _result(
         raise ValueError("labels: fewer than two classes to tell apart in the sequences to fit to")
     spread_symbols(parts)
     dealt = control_labels(fitting, testing, control, deals, seed)
-    found, on_control = {}, {}
-    for read in reads:
-        found[read] = _scored(fitting, testing, read, fitting["label"], testing["label"], kind, penalty)[1]
-        on_control[read] = [_scored(fitting, testing, read, first, second, kind, penalty)[1] for first, second in dealt]
-    score_of = {read: found[read].interval(seed) for read in reads}
+    truth = fitting["label"], testing["label"]
+    reads = list(columns_of)
+    found = {
+        read: [_scored(fitting, testing, column, *truth, kind, penalty) for column in columns]
+        for read, columns in columns_of.items()
+    }
+    on_control = {
+        read: [
+            _scored(fitting, testing, columns[i % len(columns)], *labels, kind, penalty)
+            for i, labels in enumerate(dealt)
+        ]
+        for read, columns in columns_of.items()
+    }
+    score_of = {read: mean_of(scores, seed) for read, scores in found.items()}
     gains = np.full((3, len(reads), len(OVERS)), math.nan)
     for index, read in enumerate(reads):
-        over: list[Interval | None] = [selectivity(found[read], on_control[read], seed), None, None]
+        others = [on_control[read]]
         if f"untrained {read}" in found:
-            over[1:] = [difference(found[read], found[other], seed) for other in (f"untrained {read}", "input")]
-        for place, interval in enumerate(over):
-            if interval is not None:
-                gains[:, index, place] = interval.mean, interval.low, interval.high
+            others += [found[f"untrained {read}"], found["input"]]
+        for place, other in enumerate(others):
+            over = beyond(found[read], other, seed)
+            gains[:, index, place] = over.mean, over.low, over.high
     by_control = np.array([[one.value for one in on_control[read]] for read in reads])
     variables: dict[str, tuple[Sequence[str], Any]] = {
         "score": (("read",), np.array([score_of[read].mean for read in reads])),
@@ -223,7 +247,7 @@ def _result(
         "gain_high": (("read", "over"), gains[2]),
     }
     coords = {"read": reads, "over": list(OVERS), "deal": np.arange(deals)}
-    first = found[reads[0]]
+    first = found[reads[0]][0]
     attributes = {
         "metric": first.metric,
         "chance": first.chance,
@@ -253,11 +277,13 @@ def _with_units(
 
 def _scored(
     fitting: Reservoir, testing: Reservoir, read: str, first: Array, second: Array, kind: Kind, penalty: float
-) -> tuple[Readout, Score]:
-    """A readout of labels `first`, and its score on labels `second`."""
+) -> Score:
+    """The score on labels `second` of a readout fitted to labels `first`."""
     there, tested = defined(first), defined(second)
+    if not there.any() or not tested.any():
+        raise ValueError("control: no other sequence has a label at the same step; expected labels at more steps")
     readout = fit(fitting[read][there], first[there], kind, penalty=penalty)
-    return readout, score(readout, testing[read][tested], second[tested], testing["sequence"][tested])
+    return score(readout, testing[read][tested], second[tested], testing["sequence"][tested])
 
 
 def _each_unit(fitting: Reservoir, testing: Reservoir, read: str, kind: Kind, penalty: float) -> Figures:
@@ -299,27 +325,33 @@ def control_labels(
     return found
 
 
-def difference(first: Score, second: Score, seed: int) -> Interval:
-    """One score less another on the same sequences."""
-    resampled = first.resampled(seed) - second.resampled(seed)
-    return Interval.resampled(first.value - second.value, resampled, len(first.tally))
+def mean_of(scores: Sequence[Score], seed: int) -> Interval:
+    """The mean of scores on the same sequences, with its interval over these."""
+    values = [one.value for one in scores]
+    resampled = np.mean([one.resampled(seed) for one in scores], axis=0)
+    return Interval.resampled(float(np.mean(values)), resampled, len(scores[0].tally))
 
 
-def selectivity(first: Score, control: Sequence[Score], seed: int) -> Interval:
-    """A score less the mean of those on control labels.
+def beyond(first: Sequence[Score], others: Sequence[Score], seed: int) -> Interval:
+    """The mean of scores less the mean of others.
 
-    The interval asks whether the labels are read better than others dealt in the same way would be: to the spread over
-    resampled sequences comes the spread over deals, as in predicting one more (Student's t).
+    Over one other it is the interval of the difference over resampled sequences. Over several, drawn in one way, it
+    asks whether the first is better than one more of them would be: to the spread over sequences comes that over draws,
+    as in predicting one more (Student's t).
     """
     from scipy.stats import norm, t
 
-    values = np.array([one.value for one in control])
-    figure = first.value - values.mean()
-    paired = all(len(one.tally) == len(first.tally) for one in control)
-    own = first.resampled(seed)
-    others = [one.resampled(seed) if paired else one.resampled(seed + 1 + i) for i, one in enumerate(control)]
-    by_sequences = float(norm.ppf(0.5 + LEVEL / 2)) * float(np.nanstd(own - np.mean(others, axis=0)))
-    count = len(values)
-    by_deals = float(t.ppf(0.5 + LEVEL / 2, count - 1)) * float(values.std(ddof=1)) * math.sqrt(1 + 1 / count)
-    half = math.hypot(by_sequences, by_deals)
-    return Interval(float(figure), float(figure - half), float(figure + half), len(first.tally))
+    values = np.array([one.value for one in others])
+    figure = float(np.mean([one.value for one in first]) - values.mean())
+    count = len(first[0].tally)
+    paired = all(len(one.tally) == count for one in others)
+    own = np.mean([one.resampled(seed) for one in first], axis=0)
+    theirs = [one.resampled(seed) if paired else one.resampled(seed + 1 + i) for i, one in enumerate(others)]
+    gains = own - np.mean(theirs, axis=0)
+    if len(others) == 1:
+        return Interval.resampled(figure, gains, count)
+    by_sequences = float(norm.ppf(0.5 + LEVEL / 2)) * float(np.nanstd(gains))
+    draws = len(values)
+    by_draws = float(t.ppf(0.5 + LEVEL / 2, draws - 1)) * float(values.std(ddof=1)) * math.sqrt(1 + 1 / draws)
+    half = math.hypot(by_sequences, by_draws)
+    return Interval(figure, figure - half, figure + half, count)
