@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
-from unrolled.claims import MEASUREMENTS, Run, judge
+from unrolled.claims import MEASUREMENTS, Run, Subject, judge
 from unrolled.intervals import Interval
+from unrolled.model import SequenceModel
 from unrolled.page.answer import answer
+from unrolled.tasks import parse
+from unrolled.training import Budget, fit
 from unrolled.verdicts import Claim, Finding, across, all_of
 
 SEEDS = range(4)
@@ -45,8 +51,26 @@ def push(seed: int, left: float, half_life: float) -> dict[str, Any]:
     return {"lags": [0, 1, 2], "states": states, "output": states, "half_life": half_life + 0.01 * seed}
 
 
-def contents(seed: int, cell: float, hidden: float) -> dict[str, Any]:
-    """Accuracies: `cell` and `hidden` are those of the far past; the near past has them the other way round."""
+def held(seed: int, **figures: float) -> dict[str, Any]:
+    """What carries() finds of a state, a little different for each seed."""
+    figures = {"score": 0.9, "gain": 0.3, "effect": 0.5, "left": 0.95} | figures
+    parts = {"decodable": figures["gain"] > 0, "used": figures["effect"] > 0.01, "persistent": figures["left"] > 0.5}
+    moved = {name: value + 0.002 * seed for name, value in figures.items()}
+    return {**parts, "carried": all(parts.values()), **moved}
+
+
+def contents(
+    seed: int,
+    cell: float = 0.9,
+    hidden: float = 0.5,
+    *,
+    carried: dict[str, float] | None = None,
+    left_in_hidden: float = 0.1,
+) -> dict[str, Any]:
+    """Accuracies: `cell` and `hidden` are those of the far past; the near past has them the other way round.
+
+    Of the cue the cell has what it would have if it carried it, but for the figures in `carried`.
+    """
 
     def line(far: float, near: float) -> dict[str, Any]:
         return {"accuracy": [near + 0.001 * seed, far + 0.002 * seed], "control": [0.1, 0.1]}
@@ -54,8 +78,17 @@ def contents(seed: int, cell: float, hidden: float) -> dict[str, Any]:
     states = {"cell": line(cell, hidden), "hidden": line(hidden * 0.999, cell * 0.999 - 0.001 * seed)}
     names = ("both", "untrained cell", "untrained hidden", "untrained both", "input")
     curves = {**states, **{name: line(0.2, 0.2) for name in names}}
-    labels = {"in_string": {name: {"accuracy": 0.8, "control": 0.6, "chance": 0.5, "steps": 100} for name in curves}}
-    return {"lags": [0, 9], "curves": curves, "labels": labels}
+    labels = {"in_string": {name: {"accuracy": 0.8, "selectivity": 0.2, "chance": 0.5} for name in curves}}
+    cue = {"cell": held(seed, **(carried or {})), "hidden": held(seed, left=left_in_hidden)}
+    return {"lags": [0, 9], "curves": curves, "labels": labels, "carries": {"the cue": cue}}
+
+
+def split_error(seed: int, bias: float, variance: float) -> dict[str, Any]:
+    """Bias and variance as shares of an error of 0.2 without skill."""
+    bias, variance = 0.2 * bias * (1 + 0.01 * seed), 0.2 * variance * (1 + 0.02 * seed)
+    parts = {"bias": bias, "variance": variance, "error": bias + variance}
+    sizes = {"parameters": 30, "hidden_size": 20}
+    return {"no_skill": 0.2, "sizes": sizes, "parameters": parts, "hidden_size": dict(parts)}
 
 
 def openness(seed: int, trained: float, untrained: float) -> dict[str, Any]:
@@ -84,9 +117,10 @@ def runs(claim: str, rnn: Any, lstm: Any) -> list[Run]:
 TRUE = {
     "gradient": runs("gradient", lambda s: gradient(s, hidden=-0.3), lambda s: gradient(s, hidden=-0.02, cell=-0.01)),
     "overwrite": runs("overwrite", None, lambda s: {"hidden": push(s, 0.2, 0.6), "cell": push(s, 0.95, 20)}),
-    "contents": runs("contents", None, lambda s: contents(s, 0.9, 0.5)),
+    "contents": runs("contents", None, contents),
     "storing": runs("storing", None, lambda s: openness(s, 0.4, 0.1)),
     "long_term": runs("long_term", lambda s: skills(s, 0.1), lambda s: skills(s, 0.9)),
+    "capacity": runs("capacity", lambda s: split_error(s, 0.5, 0.1), lambda s: split_error(s, 0.1, 0.4)),
 }
 FALSE = {
     "an RNN whose gradient neither vanishes nor explodes": (
@@ -113,6 +147,22 @@ FALSE = {
         "contents",
         runs("contents", None, lambda s: contents(s, 0.5, 0.9)),
     ),
+    "a cell from which the cue is read no better than off its controls": (
+        "contents",
+        runs("contents", None, lambda s: contents(s, carried={"gain": -0.1})),
+    ),
+    "a cell whose cue moves no answer": (
+        "contents",
+        runs("contents", None, lambda s: contents(s, carried={"effect": 0.0})),
+    ),
+    "a cell that loses the cue": (
+        "contents",
+        runs("contents", None, lambda s: contents(s, carried={"left": 0.2})),
+    ),
+    "a hidden state that keeps the cue as well": (
+        "contents",
+        runs("contents", None, lambda s: contents(s, left_in_hidden=0.95)),
+    ),
     "gates that tell steps apart less after training": (
         "storing",
         runs("storing", None, lambda s: openness(s, 0.1, 0.4)),
@@ -124,6 +174,18 @@ FALSE = {
     "an RNN that remembers as well": (
         "long_term",
         runs("long_term", lambda s: skills(s, 1.0), lambda s: skills(s, 1.0)),
+    ),
+    "an LSTM of higher bias": (
+        "capacity",
+        runs("capacity", lambda s: split_error(s, 0.1, 0.1), lambda s: split_error(s, 0.5, 0.4)),
+    ),
+    "an LSTM of lower variance": (
+        "capacity",
+        runs("capacity", lambda s: split_error(s, 0.5, 0.4), lambda s: split_error(s, 0.1, 0.1)),
+    ),
+    "an LSTM with the bias and the variance of the RNN": (
+        "capacity",
+        runs("capacity", lambda s: split_error(s, 0.3, 0.3), lambda s: split_error(s, 0.3, 0.3)),
     ),
 }
 
@@ -191,10 +253,190 @@ def test_the_answer_counts_what_held_everywhere_somewhere_and_nowhere() -> None:
     )
 
 
+def table(claim: Claim, title: str) -> tuple[tuple[str, ...], ...]:
+    """The rows of the one table whose title begins so."""
+    (found,) = [table for table in claim.tables if table.title.startswith(title)]
+    assert all(len(row) == len(found.columns) for row in found.rows)
+    return found.rows
+
+
 def test_labels_are_shown_with_their_accuracy_and_selectivity() -> None:
-    accuracy, selectivity = judged("contents", TRUE["contents"]).tables
-    assert accuracy.rows[0][:3] == ("in string", "0.50", "0.80 ± 0.00")
-    assert selectivity.rows[0][:2] == ("in string", "+0.20 ± 0.00")
+    claim = judged("contents", TRUE["contents"])
+    assert table(claim, "Balanced accuracy")[0][:3] == ("in string", "0.50", "0.80 ± 0.00")
+    assert table(claim, "Selectivity")[0][:2] == ("in string", "+0.20 ± 0.00")
+
+
+def test_what_each_state_carries_is_shown_with_its_parts() -> None:
+    # The figures are those of 0.95 and of 0.1 left, and means over four seeds that grow by 0.002.
+    cell, hidden = table(judged("contents", TRUE["contents"]), "Which state carries what")
+    assert cell[:6] == ("the cue", "LSTM cell", "4 of 4", "4 of 4", "4 of 4", "4 of 4")
+    assert hidden[:6] == ("the cue", "LSTM hidden", "4 of 4", "4 of 4", "0 of 4", "0 of 4")
+    assert cell[-3:] == ("0.90", "0.50", "0.95")
+    assert hidden[-1] == "0.10"
+
+
+@pytest.mark.parametrize("figure", ["gain", "effect", "left"])
+def test_a_part_of_carrying_that_was_not_measured_in_one_network_leaves_the_claim_undecided(figure: str) -> None:
+    evidence = copy.deepcopy(TRUE["contents"])
+    evidence[0].measured["contents"]["carries"]["the cue"]["cell"][figure] = None
+    claim = judged("contents", evidence)
+    assert claim.verdict == "undecided"
+    assert [f.verdict for f in claim.findings].count("undecided") == (2 if figure == "left" else 1)
+
+
+def test_bias_and_variance_are_compared_at_equal_parameters_and_at_equal_hidden_size() -> None:
+    claim = judged("capacity", TRUE["capacity"])
+    assert [f.statement.partition(" than ")[0] for f in claim.findings] == [
+        "the LSTM has lower bias",
+        "the LSTM has higher variance",
+    ] * 2
+    assert [f.statement.partition(" at ")[2] for f in claim.findings] == [
+        *["an equal number of parameters"] * 2,
+        *["an equal hidden size"] * 2,
+    ]
+    # 0.5 less 0.1, each 1.015 times as large in the mean over seeds.
+    assert claim.findings[0].interval.mean == pytest.approx(0.4 * 1.015)
+    assert claim.findings[1].interval.mean == pytest.approx(0.3 * 1.03)
+
+
+def test_a_claim_about_capacity_that_fails_at_one_size_is_contradicted() -> None:
+    evidence = copy.deepcopy(TRUE["capacity"])
+    for one in evidence:
+        if one.cell == "lstm":
+            one.measured["capacity"]["hidden_size"]["bias"] = 0.19
+    claim = judged("capacity", evidence)
+    assert claim.verdict == "contradicted"
+    assert [f.verdict for f in claim.findings] == ["supported", "supported", "contradicted", "supported"]
+
+
+def test_capacity_is_shown_as_shares_of_the_error_without_skill() -> None:
+    rows = table(judged("capacity", TRUE["capacity"]), "Bias, variance and their sum")
+    assert [row[1:3] for row in rows] == [
+        (words, f"{cell} ({units} units)")
+        for words, units in (("an equal number of parameters", 30), ("an equal hidden size", 20))
+        for cell in ("RNN", "LSTM")
+    ]
+    assert rows[0][3].startswith("0.507 (")
+    assert rows[1][4].startswith("0.412 (")
+
+
+def test_capacity_without_an_rnn_to_compare_with_says_nothing() -> None:
+    claim = judged("capacity", [r for r in TRUE["capacity"] if r.cell == "lstm"])
+    assert claim.verdict == "undecided"
+    assert not claim.findings
+
+
+# Measured on networks that were just trained
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads only cost time on networks this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trained(task: str, cell: str, steps: int = 20, hidden_size: int = 6) -> Subject:
+    made = parse(task)
+    torch.manual_seed(0)
+    model = SequenceModel(cell, made.input_size, hidden_size, made.output_size)
+    untrained = copy.deepcopy(model)
+    fit(model, made, Budget(steps=steps, batch_size=16, validate_every=steps, validation_size=16), seed=0)
+    return Subject(cell, model, untrained, made, 0)
+
+
+def measured(claim: str, subject: Subject) -> dict[str, Any]:
+    """As it is read back from a file."""
+    found = MEASUREMENTS[claim].measure(subject)
+    assert found is not None
+    back: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
+    return back
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_contents_are_measured_on_recall(cell: str) -> None:
+    found = measured("contents", trained("recall:lag=9", cell))
+    states = {"hidden", "cell", "both"} if cell == "lstm" else {"hidden"}
+    assert found["lags"] == [0, 1, 2, 3, 5, 8, 10]
+    assert set(found["curves"]) == states | {f"untrained {state}" for state in states} | {"input"}
+    assert all(len(line["accuracy"]) == len(line["control"]) == 7 for line in found["curves"].values())
+    assert found["curves"]["input"]["accuracy"][0] == 1
+    assert list(found["carries"]) == ["the cue"]
+    assert set(found["carries"]["the cue"]) == states - {"both"}
+    assert found["labels"] == {}
+    claim = MEASUREMENTS["contents"].judge([run(cell, seed, {"contents": found}) for seed in range(2)])
+    assert bool(claim.findings) == (cell == "lstm")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_contents_are_measured_on_code_with_the_tokenizers_labels() -> None:
+    found = measured("contents", trained("code:length=30", "lstm"))
+    assert {"in_string", "indentation"} <= set(found["labels"])
+    for label in found["labels"].values():
+        assert set(label) >= {"hidden", "cell", "both", "untrained both", "input"}
+        assert all(0 <= one["accuracy"] <= 1 for one in label.values())
+    assert set(found["carries"]) == {"in_string", "indentation"}
+    assert 0 < found["carries"]["in_string"]["cell"]["score"] <= 1
+    claim = MEASUREMENTS["contents"].judge([run("lstm", seed, {"contents": found}) for seed in range(2)])
+    assert len(table(claim, "Which state carries what")) == 4
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("task", ["adding:length=12", "recall:lag=3"])
+def test_contents_say_nothing_of_inputs_without_symbols_or_without_a_far_past(task: str) -> None:
+    assert MEASUREMENTS["contents"].measure(trained(task, "lstm")) is None
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("task", ["adding:length=10", "recall:lag=3", "code:length=12"])
+def test_capacity_is_measured(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unrolled.claims.capacity._STEPS", 12)
+    monkeypatch.setattr("unrolled.claims.capacity._EXAMPLES", 64)
+    found = {cell: measured("capacity", trained(task, cell)) for cell in ("rnn", "lstm")}
+    for figures in found.values():
+        assert figures["sizes"]["parameters"] == 6
+        for match in ("parameters", "hidden_size"):
+            parts = figures[match]
+            assert parts["bias"] + parts["variance"] == pytest.approx(parts["error"])
+            assert parts["variance"] > 0
+        # Networks that have hardly been trained know next to nothing.
+        assert 0.5 < figures["parameters"]["error"] / figures["no_skill"] < 8
+    assert found["lstm"]["sizes"]["hidden_size"] == 6
+    assert found["rnn"]["sizes"]["hidden_size"] < 6
+    claim = MEASUREMENTS["capacity"].judge(
+        [run(cell, seed, {"capacity": figures}) for cell, figures in found.items() for seed in range(2)]
+    )
+    assert len(claim.findings) == 4
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_capacity_is_measured_on_the_same_sets_for_every_cell_and_on_others_for_every_seed() -> None:
+    from unrolled.claims.capacity import _BATCHES, _OneSet
+
+    task = parse("recall:lag=3")
+
+    def drawn(number: int) -> set[bytes]:
+        one = _OneSet(task, number)
+        batches = [one.batch(4, seed=number * 1_000_003 + step) for step in range(5 * _BATCHES)]
+        assert all(batch.symbols is not None for batch in batches)
+        return {batch.symbols.numpy().tobytes() for batch in batches if batch.symbols is not None}
+
+    sets = [drawn(number) for number in range(5)]
+    assert all(len(one) == _BATCHES for one in sets)  # no more than a set has, however long it is trained on
+    assert len(set.union(*sets)) == 5 * _BATCHES
+    assert drawn(3) == sets[3]
+    # What is tested on is the task's.
+    assert torch.equal(
+        _OneSet(task, 0).batch(4, seed=1, split="test").inputs, task.batch(4, seed=1, split="test").inputs
+    )
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_capacity_is_not_measured_on_sequences_too_long_for_a_study() -> None:
+    assert MEASUREMENTS["capacity"].measure(trained("recall:lag=60", "lstm", steps=1)) is None
 
 
 def test_judging_does_not_change_the_evidence() -> None:

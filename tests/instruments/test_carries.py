@@ -1,4 +1,4 @@
-"""Circuits written by hand: what is decodable, used and persistent in each is known, and only one of them is all three."""
+"""Circuits written by hand: what is decodable, used and persistent in each is known, and one of them is all three."""
 
 from __future__ import annotations
 
@@ -114,16 +114,20 @@ def test_an_untrained_network_carries_nothing(cell: str) -> None:
         model = SequenceModel(cell, SYMBOLS, 8, 2)
         for state in ("hidden", "cell") if cell == "lstm" else ("hidden",):
             carried.append(carries(model, one_hot(x, SYMBOLS), given, state=state, seed=seed).carried)
-    assert not any(carried)
+    # One of twenty may be by chance.
+    assert sum(carried) <= len(carried) / 20
 
 
-def test_labels_that_have_nothing_to_do_with_the_states_are_not_carried() -> None:
+def test_labels_that_have_nothing_to_do_with_a_state_that_is_used_are_not_what_is_used() -> None:
     x, _ = bits(BATCH, LENGTH)
-    for seed in range(10):
+    used = []
+    for seed in range(20):
         labels = torch.randint(2, (BATCH,), generator=torch.Generator().manual_seed(seed))
         found = carries(Circuits(), x, labels, state="cell", units=[STORE], seed=seed)
-        assert not found.carried
         assert not found.decodable
+        # Exchanging the bit moves the answers, whether the label is another one or the same.
+        used.append(found.used)
+    assert sum(used) <= 1
 
 
 # What is exchanged
@@ -143,19 +147,20 @@ def test_only_what_tells_the_labels_apart_is_exchanged() -> None:
     plain = model(x)[:, -1, 0].detach() / 20
     # Of answers that vary by the sum, the exchange moves those by the bit alone.
     bit = 2 * 0.746 / 20 / float(plain.std(correction=0))
-    assert found.effect.mean == pytest.approx(bit, rel=0.25)
+    assert found.effect.mean == pytest.approx(bit, rel=0.2)
 
 
-def test_the_persistence_of_the_bit_is_followed_to_the_horizon() -> None:
-    # A forget gate of 0.8: the cell of the bit has shrunk to half in three steps, and its sign is still read.
-    found = asked(state="cell", units=[STORE], horizon=12)
-    assert found.data["lag"].values.tolist() == list(range(13))
-    assert found.half_life() == 12
-    leaking = Circuits()
+def test_a_bit_is_followed_to_the_horizon_and_read_as_long_as_its_sign_is_there() -> None:
+    fading, gone = Circuits(), Circuits()
     with torch.no_grad():
-        leaking.lstm.bias_ih_l0[4 + STORE] = math.log(0.5 / 0.5)
-    gone = asked(leaking, state="cell", units=[STORE], horizon=12)
-    assert not gone.persistent
+        fading.lstm.bias_ih_l0[4 + STORE] = 0  # the cell is halved at every step
+        gone.lstm.weight_ih_l0[4 + STORE, 2:4] = -400  # and here it is zeroed by what comes next
+    kept = asked(fading, state="cell", units=[STORE], horizon=12)
+    assert kept.data["lag"].values.tolist() == list(range(13))
+    assert (kept.data["kept"] == 1).all()
+    assert kept.half_life() == 12
+    lost = asked(gone, state="cell", units=[STORE], labels=only_at(0), steps=[0], horizon=12)
+    assert lost.data["kept"].values.tolist() == [1, *[0] * 12]
 
 
 # Values
@@ -243,8 +248,7 @@ def test_what_is_left_is_uncertain_by_sequences_not_by_steps() -> None:
     # The same sequences exchanged at three steps are no more sequences.
     model = Circuits()
     with torch.no_grad():
-        model.lstm.weight_ih_l0[4 + STORE, 2] = -24  # one of the distractors makes it forget
-        model.lstm.weight_ih_l0[4 + STORE, 3] = 20
+        model.lstm.weight_ih_l0[4 + STORE, 2] = -400  # one of the distractors makes it forget
     x, given = bits(BATCH, LENGTH)
     x[:, 1:] = 3
     x[::3, 6] = 2  # in a third of the sequences
@@ -301,7 +305,9 @@ def test_a_horizon_that_leaves_no_step_is_refused() -> None:
 
 @pytest.mark.parametrize("step", [-1, 12, 20])
 def test_a_step_without_room_for_the_horizon_is_refused(step: int) -> None:
-    with pytest.raises(ValueError, match=rf"steps: {step} leaves no room for a horizon of 8 in 20 steps; expected 0 to 11"):
+    with pytest.raises(
+        ValueError, match=rf"steps: {step} leaves no room for a horizon of 8 in 20 steps; expected 0 to 11"
+    ):
         asked(state="cell", steps=[3, step])
 
 
@@ -311,7 +317,9 @@ def test_a_state_that_the_layer_has_not_is_refused_with_those_it_has() -> None:
 
 
 def test_a_model_of_several_layers_asks_for_one() -> None:
-    with pytest.raises(ValueError, match="layer: the model has 2 recurrent layers; expected one of encoder.l0, decoder.l0"):
+    with pytest.raises(
+        ValueError, match="layer: the model has 2 recurrent layers; expected one of encoder.l0, decoder.l0"
+    ):
         asked(Relay(), state="hidden")
 
 
