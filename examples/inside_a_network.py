@@ -23,27 +23,19 @@ from unrolled.training import Budget, Progress, deterministic, evaluate, fit
 LENGTH, SEQUENCES, HIDDEN = 200, 128, 128
 
 
-def trained(steps: int) -> tuple[SequenceModel, SequenceModel]:
-    """The network before and after training."""
+def trained(steps: int) -> SequenceModel:
     task = parse(f"code:length={LENGTH // 2}")
     with deterministic(0):
         model = SequenceModel("lstm", task.input_size, HIDDEN, task.output_size)
-        untrained = SequenceModel("lstm", task.input_size, HIDDEN, task.output_size)
-    untrained.load_state_dict(model.state_dict())
 
     def tell(progress: Progress) -> None:
         print(f"  step {progress.step}: {progress.value:.2f} bits a character, {progress.seconds:.0f} s")
 
     every = max(1, steps // 5)
-    fit(
-        model,
-        task,
-        Budget(steps=steps, batch_size=32, learning_rate=5e-3, validate_every=every),
-        seed=0,
-        on_progress=tell,
-    )
+    budget = Budget(steps=steps, batch_size=32, learning_rate=5e-3, validate_every=every)
+    fit(model, task, budget, seed=0, on_progress=tell)
     print(f"trained                {evaluate(model, task, size=256):.2f} bits a character on files held out")
-    return untrained.eval(), model.eval()
+    return model.eval()
 
 
 def last_loss(targets: Tensor) -> Callable[[Tensor], Tensor]:
@@ -51,7 +43,7 @@ def last_loss(targets: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda answers: F.cross_entropy(answers[:, -1], targets[:, -1], reduction="none")
 
 
-def measured(model: SequenceModel, untrained: SequenceModel, batch: Batch) -> Iterator[tuple[str, Result]]:
+def measured(model: SequenceModel, batch: Batch) -> Iterator[tuple[str, Result]]:
     """Each instrument's name and what it found."""
     inputs, loss = batch.inputs, last_loss(batch.targets)
     in_string = batch.labels["in_string"]
@@ -62,7 +54,7 @@ def measured(model: SequenceModel, untrained: SequenceModel, batch: Batch) -> It
     yield "saturation", instruments.saturation(model, inputs)
     yield "decompose_cell", instruments.decompose_cell(model, inputs[:16], steps=[50, 100, LENGTH - 1])
     yield "memory_curve", instruments.memory_curve(model, inputs, [0, 1, 2, 3, 5, 8, 12, 20])
-    yield "probe", instruments.probe(model, inputs, in_string, untrained=untrained)
+    yield "probe", instruments.probe(model, inputs, in_string)
     yield "push_response", instruments.push_response(model, inputs[:32], state="cell", at=50)
     contexts = [1, 2, 3, 5, 10, 20, 50, 100, LENGTH]
     yield "context_use", instruments.context_use(model, inputs, loss, contexts)
@@ -76,9 +68,9 @@ def measured(model: SequenceModel, untrained: SequenceModel, batch: Batch) -> It
         return answers[:, -1].log_softmax(-1)[:, quote(text)]
 
     grid = range(at - 1, text.size(1))
-    yield "patching", instruments.patching(model, text, changed, closes, steps=grid, groups=8)
+    yield "patching", instruments.patching(model, text, changed, closes, steps=grid, groups=16)
     for state in ("cell", "hidden"):
-        found = instruments.carries(model, inputs, in_string, state=state, untrained=untrained)
+        found = instruments.carries(model, inputs, in_string, state=state)
         yield f"carries_{state}", found
 
 
@@ -105,9 +97,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of training; 3000 take some minutes (default: 300)")
     parser.add_argument("--out", type=Path, help="folder for a page with the plot of each instrument")
     options = parser.parse_args()
-    untrained, model = trained(options.steps)
+    model = trained(options.steps)
     batch = parse(f"code:length={LENGTH}").batch(SEQUENCES, seed=1, split="test")
-    for name, result in measured(model, untrained, batch):
+    for name, result in measured(model, batch):
         print(f"\n{name}\n  {result.summary()}")
         if options.out:
             from bokeh.plotting import output_file, save

@@ -344,10 +344,13 @@ def _checked_steps(steps: int | Sequence[int] | slice | None) -> frozenset[int] 
         if start < 0 or (stop is not None and stop < 0) or step < 1:
             raise ValueError(f"steps: {steps} counts from the end, which is not known beforehand; expected from 0 on")
         return slice(start, stop, step)
-    several = torch.as_tensor(steps).reshape(-1)
-    if several.numel() and (several.dtype is torch.bool or several.is_floating_point()):
-        raise TypeError(f"steps: expected whole numbers, given {several.dtype}")
-    found = frozenset(int(t) for t in several)
+    if type(steps) is int:
+        found = frozenset((steps,))
+    else:
+        several = torch.as_tensor(steps).reshape(-1)
+        if several.numel() and (several.dtype is torch.bool or several.is_floating_point()):
+            raise TypeError(f"steps: expected whole numbers, given {several.dtype}")
+        found = frozenset(several.tolist())
     if any(t < 0 for t in found):
         raise ValueError(f"steps: {min(found)} counts from the end, which is not known beforehand; expected from 0 on")
     return found
@@ -519,9 +522,10 @@ def intervene(model: nn.Module, *edits: Edit) -> Iterator[None]:
 def _warn_of_the_undone(
     edits: Sequence[Edit], plans: Mapping[tuple[int, str], list[_Planned]], editor: _Intervention
 ) -> None:
+    steps = {plan.number: plan.steps for planned in plans.values() for plan in planned}
     for number, (edit, done) in enumerate(zip(edits, editor.done, strict=True)):
-        steps = _checked_steps(edit.steps)
-        missed = sorted(steps - done) if isinstance(steps, frozenset) else []
+        asked = steps[number]
+        missed = sorted(asked - done) if isinstance(asked, frozenset) else []
         if done and not missed:
             continue
         layers = [key for key, planned in plans.items() if any(plan.number == number for plan in planned)]

@@ -193,7 +193,7 @@ def _findings_of_carrying(setting: str, lstm: dict[int, Figures]) -> list[Findin
                 f"LSTM: exchanging {words} in the cell state moves the answers",
                 Interval.over(number(c["effect"]) for c in cell),
                 _COUNTS,
-                "standard deviations of the answers",
+                "share of the way between the labels' answers",
             ),
             Finding(
                 setting,
@@ -226,7 +226,7 @@ def _table_of_carrying(setting: str, by_cell: dict[str, dict[int, Figures]]) -> 
                 rows.append((words, f"{NAMES[cell]} {state}", *counts, *(written(mean, 2) for mean in means)))
     return Table(
         f"Which state carries what, in how many of the networks: {setting}",
-        ("label", "state", *_PARTS, "balanced accuracy", "effect on the answers (SD)", f"left after {_FAR} steps"),
+        ("label", "state", *_PARTS, "balanced accuracy", "effect on the answers (share)", f"left after {_FAR} steps"),
         tuple(rows),
     )
 

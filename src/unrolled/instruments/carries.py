@@ -41,8 +41,9 @@ class Carries(Result):
         score (): of a linear readout of the label from the state (metric and chance are attributes).
         gain, gain_low, gain_high (over): that score less the one of control labels, of untrained networks' state, and
             of the input alone.
-        used (sequence): by how much more the behaviour moves when the state is exchanged for that of a sequence with
-            another label than for that of one with the same label, in standard deviations of the behaviour.
+        used (sequence): how far the behaviour moves, along the line between the mean behaviours of the two labels, when
+            the state is exchanged for that of a sequence with another label, less the same for a sequence with the same
+            label, as a share of the distance between these means.
         kept, kept_low, kept_high (lag): what is still read of the exchanged label so many steps later, as a share of
             what is read at once.
     """
@@ -69,7 +70,7 @@ class Carries(Result):
 
     @property
     def effect(self) -> Interval:
-        """What the exchange of the label does to the behaviour, in its standard deviations."""
+        """How far the exchange of the label moves the behaviour, as a share of the way between the labels' own."""
         values = self.data["used"].values
         return Interval.over(values[np.isfinite(values)])
 
@@ -101,8 +102,8 @@ class Carries(Result):
             f"({self.data.attrs['metric']} {number(float(self.data['score']))}, "
             + ", ".join(f"{self.gain(over).text} over the {over}" for over in OVERS)
             + ")",
-            f"{'used' if self.used else 'not used'} (exchanging it moves the behaviour by {self.effect.text} of its "
-            "standard deviations more than exchanging states of the same label)",
+            f"{'used' if self.used else 'not used'} (exchanging it moves the behaviour by {self.effect.text} of "
+            "the way between the labels' own, more than exchanging states of the same label does)",
             f"{'persistent' if self.persistent else 'not persistent'} ({self.left.text} of it is left after {horizon} "
             "steps)",
         ]
@@ -136,12 +137,14 @@ def carries(
 
     Decodable: a linear readout of the label does better than for labels of other sequences, on untrained networks, and
     on the input alone. Used: at a step, what tells the labels apart in the state is exchanged for what another
-    sequence has there; behaviour has to move more where that sequence has another label than where it has the same one.
-    Persistent: after the exchange, at least half of the other label is still read from the state `horizon` steps later.
+    sequence has there; where that sequence has another label, behaviour has to move further along the line between the
+    labels' mean behaviours than where it has the same one. Persistent: after the exchange, at least half of the other
+    label is still read from the state `horizon` steps later.
 
     What tells the labels apart are the directions in which the means of the state differ between classes, or for values
     that of its covariance with them; the rest of the state stays as it is (an interchange intervention in a linear
-    subspace, Geiger et al. 2024).
+    subspace, Geiger et al. 2024). A label that changes behaviour only together with something else, and not in the
+    mean, may not be seen to be used.
 
     Args:
         model: any module that `record` takes.
@@ -154,7 +157,7 @@ def carries(
         steps: at which states are exchanged; three that leave room for the horizon if omitted.
         horizon: steps over which the label has to stay.
         behaviour: the model's output -> (B, ...) what it does; the output itself, from the exchange on, if omitted.
-        smallest: the smallest effect that counts, in standard deviations of the behaviour.
+        smallest: the smallest effect that counts, as a share of the difference in behaviour between labels.
         kind: of readout.
         untrained: the network before training, or several such; five drawn anew if omitted.
         seed: of all draws.
@@ -195,24 +198,28 @@ def carries(
         plain = behaves(model(inputs))
     recorded = trace[name].float()
     reader = _reader(recorded, truth, units, kind, seed)
-    basis = _basis(_units(recorded, units), truth)
     random = np.random.default_rng(seed)
+    basis = _basis(_units(recorded, units), truth)
     effects, moves = [], np.zeros((len(truth), horizon + 1))
     for t in chosen:
         other, same = _donors(truth[:, t], random)
+        way = _way(_from(plain, t, length), truth[:, t], other)
         rows = (other >= 0) & (same >= 0)
         if not rows.any():
             continue
-        apart = []
+        size = np.linalg.norm(way, axis=1)
+        along = way / np.where(size > 0, size, 1)[:, None]
+        gone = []
         for donors in (other, same):
             source = {name: _exchanged(trace[name], donors, t, units, basis)}
             patch = Patch(name, source=source, steps=t)
             with measured(model), intervene(model, patch), record(model, names=name, detach=True) as patched:
-                apart.append(_distance(behaves(model(inputs)), plain, t, length))
+                moved = _from(behaves(model(inputs)), t, length) - _from(plain, t, length)
+            gone.append(np.abs((moved * along).sum(1)) / max(size[rows].mean(), 1e-300))
             if donors is other:
                 after = patched[name].float()
                 moves[rows] += _moved(reader, after, recorded, truth[:, t], donors, t, horizon, units, rows)
-        effects.append(np.where(rows, apart[0] - apart[1], np.nan))
+        effects.append(np.where(rows, gone[0] - gone[1], np.nan))
     if not effects:
         raise ValueError("labels: at no step are there two sequences with one label and a third with another")
     kept = _kept(moves[np.isfinite(effects).any(0)], seed)
@@ -262,13 +269,30 @@ def _output(output: Any) -> Tensor:
     return output
 
 
-def _distance(moved: Tensor, plain: Tensor, t: int, length: int) -> Figures:
-    """(B,) how far behaviour moved, in root mean squares of its deviation from the mean over sequences."""
-    if plain.dim() > 2 and plain.size(1) == length:
-        moved, plain = moved[:, t:], plain[:, t:]
-    moved, plain = (value.double().reshape(len(value), -1) for value in (moved, plain))
-    scale = (plain - plain.mean(0)).square().mean().sqrt().clamp_min(1e-300)
-    return np.asarray(((moved - plain).square().mean(1).sqrt() / scale).numpy(force=True))
+def _from(behaviour: Tensor, t: int, length: int) -> Figures:
+    """(B, N) behaviour, from step t on where it has steps."""
+    if behaviour.dim() > 2 and behaviour.size(1) == length:
+        behaviour = behaviour[:, t:]
+    return np.asarray(behaviour.double().reshape(len(behaviour), -1).numpy(force=True))
+
+
+def _way(behaviour: Figures, truth: Array, other: Array) -> Figures:
+    """(B, N) the way from the mean behaviour of a sequence's own label to that of another's; 0 where there is none.
+
+    For values it is the slope of behaviour on them times the difference.
+    """
+    rows, there = np.flatnonzero(other >= 0), defined(truth)
+    way = np.zeros_like(behaviour)
+    labels, theirs = truth[there], behaviour[there]
+    if is_value(truth):
+        centred = labels - labels.mean()
+        slope = centred @ theirs / max(float(centred @ centred), 1e-300)
+        way[rows] = (truth[other[rows]] - truth[rows])[:, None] * slope
+        return way
+    means = {label: theirs[labels == label].mean(0) for label in np.unique(labels)}
+    for row in rows:
+        way[row] = means[truth[other[row]]] - means[truth[row]]
+    return way
 
 
 def _donors(truth: Array, random: np.random.Generator) -> tuple[Array, Array]:

@@ -103,4 +103,3 @@ def saturation(model: nn.Module, inputs: Batches, *, layer: str | None = None) -
     }
     coords = {"name": bounded, "unit": np.arange(width)}
     return Saturation(labelled(variables, coords, layer=opened.name, steps=int(totals[bounded[0]][0])))
-
