@@ -88,7 +88,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # What is found
 
 
-def test_study_has_every_cell_and_seed_and_the_five_claims(whole: Study) -> None:
+def test_study_has_every_cell_and_seed_and_the_six_claims(whole: Study) -> None:
     assert [(run.setting, run.cell, run.seed) for run in whole.runs] == [
         (SETTING, cell, seed) for seed in (0, 1) for cell in ("rnn", "lstm")
     ]
@@ -101,6 +101,7 @@ def test_study_has_every_cell_and_seed_and_the_five_claims(whole: Study) -> None
             "contents",
             "storing",
             "long_term",
+            "capacity",
         ]
     )
     for run in whole.runs:

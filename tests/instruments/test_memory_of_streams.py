@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -22,8 +23,11 @@ BATCH_BYTES = BATCH * LENGTH * 2 * 8  # of the inputs alone
 def held() -> int:
     """Bytes of all living tensors, and of whatever else Python has allocated since tracing began."""
     gc.collect()
-    tensors = [found for found in gc.get_objects() if issubclass(type(found), Tensor)]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    storages = {}
+    for tensor in [found for found in gc.get_objects() if issubclass(type(found), Tensor)]:
+        # Sparse and wrapped ones, left by other tests, have no memory of their own.
+        with suppress(RuntimeError, NotImplementedError):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     return sum(storages.values()) + tracemalloc.get_traced_memory()[0]
 
 
@@ -70,7 +74,8 @@ def test_timescales_keep_nothing_of_a_batch() -> None:
 
 
 def test_saturation_keeps_nothing_of_a_batch() -> None:
-    assert growth(lambda batches: saturation(layer(), batches)) < 200
+    # Python keeps some freed tuples for later, which shows for the first hundred batches or so.
+    assert growth(lambda batches: saturation(layer(), batches), early=100, late=200) < 200
 
 
 def test_gradient_flow_keeps_a_rate_of_each_sequence_and_state_of_a_batch() -> None:

@@ -183,7 +183,7 @@ def _findings_of_carrying(setting: str, lstm: dict[int, Figures]) -> list[Findin
         findings += [
             Finding(
                 setting,
-                f"LSTM: {words} is read better from the cell state than off all it is compared with",
+                f"LSTM: {words} is read better from the cell state than from all that it is compared with",
                 Interval.over(number(c["gain"]) for c in cell),
                 _COUNTS,
                 "balanced accuracy",
