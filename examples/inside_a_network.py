@@ -18,9 +18,10 @@ from unrolled import instruments
 from unrolled.instruments import Result
 from unrolled.model import SequenceModel
 from unrolled.tasks import Batch, parse
+from unrolled.tasks.code import encode
 from unrolled.training import Budget, Progress, deterministic, evaluate, fit
 
-LENGTH, SEQUENCES, HIDDEN = 200, 128, 128
+LENGTH, SEQUENCES, HIDDEN = 200, 480, 128
 
 
 def trained(steps: int) -> SequenceModel:
@@ -58,14 +59,14 @@ def measured(model: SequenceModel, batch: Batch) -> Iterator[tuple[str, Result]]
     yield "push_response", instruments.push_response(model, inputs[:32], state="cell", at=50)
     contexts = [1, 2, 3, 5, 10, 20, 50, 100, LENGTH]
     yield "context_use", instruments.context_use(model, inputs, loss, contexts)
-    newline = torch.zeros(inputs.size(-1))
-    newline[0] = 1
-    yield "fixed_points", instruments.fixed_points(model, inputs[:16], newline, starts=64)
+    bracket = torch.zeros(inputs.size(-1))
+    bracket[symbol("(")] = 1
+    yield "fixed_points", instruments.fixed_points(model, inputs[:16], bracket, starts=64)
     # The same text, but for the quote that opens a string: which state at which step tells that a string is open?
     text, changed, at = opened_string(batch)
 
     def closes(answers: Tensor) -> Tensor:
-        return answers[:, -1].log_softmax(-1)[:, quote(text)]
+        return answers[:, -1].log_softmax(-1)[:, symbol('"')]
 
     grid = range(at - 1, text.size(1))
     yield "patching", instruments.patching(model, text, changed, closes, steps=grid, groups=16)
@@ -76,8 +77,6 @@ def measured(model: SequenceModel, batch: Batch) -> Iterator[tuple[str, Result]]
 
 def opened_string(batch: Batch) -> tuple[Tensor, Tensor, int]:
     """Code that opens a string (1, T, I), the same with a bracket in the quote's place, and the step of the quote."""
-    from unrolled.tasks.code import encode
-
     before, quoted, plain, after = "def title(self):\n    return ", '"', "(", "the name of this"
     texts = [before + opening + after for opening in (quoted, plain)]
     kinds = batch.inputs.size(-1)
@@ -85,11 +84,8 @@ def opened_string(batch: Batch) -> tuple[Tensor, Tensor, int]:
     return one_hot[0], one_hot[1], len(before)
 
 
-def quote(text: Tensor) -> int:
-    """The symbol of a double quote."""
-    from unrolled.tasks.code import encode
-
-    return int(encode('"')[0])
+def symbol(character: str) -> int:
+    return int(encode(character)[0])
 
 
 def main() -> None:

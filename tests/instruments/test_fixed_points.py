@@ -130,7 +130,7 @@ def test_network_that_comes_to_rest_nowhere_has_no_fixed_points() -> None:
     found = fixed_points(layer, torch.rand(2, 5, 1, dtype=torch.float64), [1.0], starts=8)
     assert found.states("hidden").shape == (0, 1)
     assert found.stable.shape == found.unstable_directions().shape == (0,)
-    assert found.summary() == "0 fixed points, 0 of them stable, from 8 starts (8 of which came to rest nowhere)."
+    assert found.summary() == "0 fixed points, 0 stable (0 of 8 starts came to rest)."
 
 
 def test_reverse_layer_and_layer_of_a_stack_have_points_of_their_own() -> None:
@@ -223,7 +223,7 @@ def test_data_is_named_and_has_coordinates() -> None:
 def test_summary_says_how_many_points_there_are_and_how_slow_the_stable_ones() -> None:
     said = fixed_points(forced_lstm(0.8), inputs_of(), [0, 0], starts=20).summary()
     assert said == (
-        "1 fixed point, 1 of them stable, from 20 starts (0 of which came to rest nowhere); "
+        "1 fixed point, 1 stable (20 of 20 starts came to rest); "
         "the slowest eigenvalue of a stable one is 0.8."
     )
 

@@ -49,10 +49,8 @@ class FixedPoints(Result):
         lost = starts - int(self.data["found"].values.sum())
         slow = [np.abs(e).max() for e in self.data["eigenvalue"].values[self.stable]]
         slowest = f"; the slowest eigenvalue of a stable one is {number(float(max(slow)))}" if slow else ""
-        return (
-            f"{count} fixed point{'s' * (count != 1)}, {int(self.stable.sum())} of them stable, from {starts} starts "
-            f"({lost} of which came to rest nowhere){slowest}."
-        )
+        resting = f"{starts - lost} of {starts} starts came to rest"
+        return f"{count} fixed point{'s' * (count != 1)}, {int(self.stable.sum())} stable ({resting}){slowest}."
 
     def panels(self) -> Sequence[Panel]:
         sizes = [np.sort(np.abs(row))[::-1] for row in self.data["eigenvalue"].values]

@@ -77,7 +77,8 @@ def answer(claims: Sequence[Claim]) -> str:
                     if len(groups) == 1 and len(claim.settings) > 1
                     else f"on {_listed(groups[verdict])}"
                 )
-                parts.append(f"{where} {sayings[verdict]}")
+                borne_out = _borne_out(claim, groups[verdict]) if verdict == "undecided" else ""
+                parts.append(f"{where} {sayings[verdict]}{borne_out}")
         sentences.append(_capital("; ".join(parts)) + ".")
     return "\n".join(sentences)
 
@@ -92,6 +93,16 @@ def _tally(claims: Sequence[Claim]) -> str:
         f"Of {len(claims)} parts of the folk answer, {everywhere} held in every setting tried, {somewhere} in some and "
         f"{nowhere} in none."
     )
+
+
+def _borne_out(claim: Claim, settings: Sequence[str]) -> str:
+    """Of the figures of undecided settings, how many support the claim, where some do."""
+    tallies = []
+    for setting in settings:
+        verdicts = [finding.verdict for finding in claim.findings if finding.setting == setting]
+        if "supported" in verdicts:
+            tallies.append(f"{verdicts.count('supported')} of {len(verdicts)} figures on {setting}")
+    return f", though {_listed(tallies)} bear the claim out" if tallies else ""
 
 
 def _listed(settings: Sequence[str]) -> str:
