@@ -21,7 +21,7 @@ from unrolled.tasks import Batch, parse
 from unrolled.tasks.code import encode
 from unrolled.training import Budget, Progress, deterministic, evaluate, fit
 
-LENGTH, SEQUENCES, HIDDEN = 200, 480, 128
+LENGTH, HIDDEN = 200, 128
 
 
 def trained(steps: int) -> SequenceModel:
@@ -91,10 +91,11 @@ def symbol(character: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300, help="of training; 3000 take some minutes (default: 300)")
+    parser.add_argument("--sequences", type=int, default=480, help="that are looked into (default: 480)")
     parser.add_argument("--out", type=Path, help="folder for a page with the plot of each instrument")
     options = parser.parse_args()
     model = trained(options.steps)
-    batch = parse(f"code:length={LENGTH}").batch(SEQUENCES, seed=1, split="test")
+    batch = parse(f"code:length={LENGTH}").batch(options.sequences, seed=1, split="test")
     for name, result in measured(model, batch):
         print(f"\n{name}\n  {result.summary()}")
         if options.out:

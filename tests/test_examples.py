@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from unrolled import instruments
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def printed(name: str) -> dict[str, list[float]]:
+def printed(name: str, *options: str) -> dict[str, list[float]]:
     """The figures that each line of an example's output ends in, by the words that it starts with."""
-    command = [sys.executable, str(EXAMPLES / name)]
+    command = [sys.executable, str(EXAMPLES / name), *options]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     rows = re.findall(r"^ *(\S.*?) {2,}(-?\d+\.\d.*)$", run.stdout, re.MULTILINE)
@@ -39,3 +41,12 @@ def test_the_forecaster_beats_persistence_and_seasonal_naive_but_not_the_lower_b
     errors = {name: figures[-1] for name, figures in printed("streaming_forecaster.py").items()}
     naive = min(errors[name] for name in ("persistence", "seasonal naive, day", "seasonal naive, week"))
     assert errors["lower bound"] < errors["GRU"] < 0.7 * naive
+
+
+def test_the_look_inside_says_what_every_instrument_found_and_draws_it(tmp_path: Path) -> None:
+    options = ("--steps", "20", "--sequences", "24", "--out", str(tmp_path))
+    assert 2 < printed("inside_a_network.py", *options)["trained"][0] < 6.6
+    drawn = {page.stem for page in tmp_path.glob("*.html")}
+    by_name = set(instruments.__all__) & {name for name in dir(instruments) if name.islower()}
+    without_a_model = {"bias_of", "timescale_of", "gate_openness", "capacity", "carries"}
+    assert drawn == by_name - without_a_model | {"carries_cell", "carries_hidden"}

@@ -24,7 +24,7 @@ def test_readme_example_runs(example: str, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.parametrize("page", ["record.md", "layers.md", "drop-in.md", "interventions.md"])
+@pytest.mark.parametrize("page", ["record.md", "layers.md", "drop-in.md", "interventions.md", "instruments.md"])
 def test_examples_of_the_docs_run(page: str) -> None:
     exec(compile("\n".join(blocks(ROOT / "docs" / page)), page, "exec"), {})
 

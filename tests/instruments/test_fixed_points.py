@@ -223,8 +223,7 @@ def test_data_is_named_and_has_coordinates() -> None:
 def test_summary_says_how_many_points_there_are_and_how_slow_the_stable_ones() -> None:
     said = fixed_points(forced_lstm(0.8), inputs_of(), [0, 0], starts=20).summary()
     assert said == (
-        "1 fixed point, 1 stable (20 of 20 starts came to rest); "
-        "the slowest eigenvalue of a stable one is 0.8."
+        "1 fixed point, 1 stable (20 of 20 starts came to rest); the slowest eigenvalue of a stable one is 0.8."
     )
 
 
