@@ -1839,3 +1839,9 @@ def test_steps_that_came_in_one_of_several_calls_are_enough() -> None:
 def test_an_exception_is_not_followed_by_a_warning() -> None:
     with pytest.raises(ZeroDivisionError), unrolled.intervene(made(), Ablate("l0.cell", steps=100)):
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("edit", [Push, Scale, Apply])
+def test_an_edit_that_would_do_nothing_is_no_edit(edit: Any) -> None:
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        edit("l0.hidden")

@@ -29,12 +29,12 @@ _HOMES = {
     "record": "trace",
     "Trace": "trace",
     "intervene": "interventions",
-    "Ablate": "interventions",
-    "Apply": "interventions",
-    "Clamp": "interventions",
-    "Patch": "interventions",
-    "Push": "interventions",
-    "Scale": "interventions",
+    "Ablate": "edits",
+    "Apply": "edits",
+    "Clamp": "edits",
+    "Patch": "edits",
+    "Push": "edits",
+    "Scale": "edits",
     "instruments": "",
     "tasks": "",
     "compare": "study",
@@ -78,8 +78,9 @@ __all__ = [
 if TYPE_CHECKING:
     from unrolled import instruments, tasks
     from unrolled.conversion import convert
+    from unrolled.edits import Ablate, Apply, Clamp, Patch, Push, Scale
     from unrolled.explanation import explain
-    from unrolled.interventions import Ablate, Apply, Clamp, Patch, Push, Scale, intervene
+    from unrolled.interventions import intervene
     from unrolled.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from unrolled.page import report
     from unrolled.recurrence.dispatch import backend

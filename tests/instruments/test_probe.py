@@ -534,3 +534,8 @@ def test_an_unknown_layer_and_an_unknown_state_are_refused_with_those_there_are(
         probe(unrolled.LSTM(2, 3, batch_first=True), torch.rand(10, 5, 2), labels, layer="l7")
     with pytest.raises(ValueError, match="names: 'reset_gate' is not of this layer"):
         probe(unrolled.LSTM(2, 3, batch_first=True), torch.rand(10, 5, 2), labels, names=["reset_gate"])
+
+
+def test_inputs_that_are_not_batch_first_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"inputs: \(20, 30, 3\) is not batch first, .* took 30 sequences of 20"):
+        probe(torch.nn.LSTM(3, 4), torch.randn(20, 30, 3), torch.randint(2, (20, 30)))

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.drawing.panels import Curve, Panel
+from unrolled.edits import Patch
 from unrolled.instruments.opened import open_layer
 from unrolled.instruments.probe import OVERS, probe
 from unrolled.instruments.reading import as_labels, measured
 from unrolled.instruments.readout import RESAMPLES, Array, Kind, Readout, defined, fit, is_value
 from unrolled.instruments.result import Result, labelled
 from unrolled.intervals import Interval, number
-from unrolled.interventions import Patch, intervene
+from unrolled.interventions import intervene
 from unrolled.trace import record
 
 Figures = NDArray[np.float64]

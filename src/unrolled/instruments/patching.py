@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.drawing.panels import HeatMap
+from unrolled.edits import Patch
 from unrolled.instruments.opened import checked_steps
 from unrolled.instruments.reading import measured
 from unrolled.instruments.result import Result, labelled
 from unrolled.intervals import Interval
-from unrolled.interventions import Patch, intervene
+from unrolled.interventions import intervene
 from unrolled.structure import cell_of, widths
 from unrolled.trace import record, recordable
 

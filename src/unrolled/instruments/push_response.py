@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.drawing.panels import Panel, bare
+from unrolled.edits import Patch, Push
 from unrolled.instruments.opened import as_exact, course, course_of, exact, open_layer
 from unrolled.instruments.readout import RESAMPLES
 from unrolled.instruments.result import Result, labelled
 from unrolled.intervals import Interval
-from unrolled.interventions import Patch, Push, intervene
+from unrolled.interventions import intervene
 from unrolled.trace import record
 
 Figures = NDArray[np.float64]

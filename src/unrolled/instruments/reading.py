@@ -49,6 +49,12 @@ def states_read(model: nn.Module, layer: OpenLayer, inputs: Tensor, chosen: Sequ
     with record(model, names=[layer.prefix + name for name in names], detach=True) as trace:
         model(inputs)
     found = {name: trace[layer.prefix + name].float().numpy(force=True) for name in names}
+    taken = found[names[0]].shape[:2]
+    if taken != tuple(inputs.shape[:2]):
+        raise ValueError(
+            f"inputs: {tuple(inputs.shape)} is not batch first, since the layer took {taken[0]} sequences of "
+            f"{taken[1]} steps; wrap the model in one that takes (B, T, ...)"
+        )
     if chosen is None and len(names) > 1:
         found["both"] = np.concatenate([found[name] for name in names], axis=-1)
     return found
