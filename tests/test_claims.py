@@ -260,6 +260,11 @@ def table(claim: Claim, title: str) -> tuple[tuple[str, ...], ...]:
     return found.rows
 
 
+def test_the_rates_of_all_states_are_shown() -> None:
+    rows = table(judged("gradient", TRUE["gradient"]), "How fast gradients shrink")
+    assert [row[:2] for row in rows] == [(SETTING, state) for state in ("RNN hidden", "LSTM hidden", "LSTM cell")]
+
+
 def test_labels_are_shown_with_their_accuracy_and_selectivity() -> None:
     claim = judged("contents", TRUE["contents"])
     assert table(claim, "Balanced accuracy")[0][:3] == ("in string", "0.50", "0.80 ± 0.00")
