@@ -348,8 +348,9 @@ def trained(task: str, cell: str, steps: int = 20, hidden_size: int = 6) -> Subj
     torch.manual_seed(0)
     model = SequenceModel(cell, made.input_size, hidden_size, made.output_size)
     untrained = copy.deepcopy(model)
-    fit(model, made, Budget(steps=steps, batch_size=16, validate_every=steps, validation_size=16), seed=0)
-    return Subject(cell, model, untrained, made, 0)
+    budget = Budget(steps=steps, batch_size=16, validate_every=steps, validation_size=16)
+    fit(model, made, budget, seed=0)
+    return Subject(cell, model, untrained, made, 0, budget)
 
 
 def measured(claim: str, subject: Subject) -> dict[str, Any]:

@@ -328,7 +328,7 @@ def perform(folder: Path, plan: Plan) -> Plan:
         write_weights(weights, model.state_dict())
     model.eval()
     value = evaluate(model, task, size=512, seed=plan.seed)
-    subject = Subject(plan.cell, model, untrained.eval(), task, plan.seed)
+    subject = Subject(plan.cell, model, untrained.eval(), task, plan.seed, plan.budget)
     measured = {name: figures for name, m in MEASUREMENTS.items() if (figures := m.measure(subject)) is not None}
     hidden_size = int(model.recurrent.hidden_size)
     run = Run(

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unrolled.claims.evidence import NAMES, Figures, Measurement, Run, Subject, figures, paired, settings_of
-from unrolled.drawing.panels import Curve, Panel
 from unrolled.instruments import capacity
 from unrolled.intervals import Interval
 from unrolled.model import SequenceModel, count_parameters, matched_hidden_size
 from unrolled.tasks import Batch, Task
 from unrolled.tasks.task import Split
-from unrolled.training import Budget, deterministic, fit
+from unrolled.training import deterministic, fit
 from unrolled.verdicts import Claim, Finding, Table
 
 _SETS = 4
 _BATCHES, _BATCH_SIZE = 16, 32  # of a training set
-_STEPS = 800
+_STEPS = 800  # at most; no more than the network itself was trained
 _EXAMPLES = 256
 _LONGEST = 50  # steps of the mean sequence; longer ones would take the time of the whole study
 # Differences below this share of the error without skill are no difference.
@@ -75,8 +74,17 @@ def _trainer(
         seed = subject.seed * _SETS + number
         with deterministic(seed):
             model = SequenceModel(subject.cell, task.input_size, hidden_size, task.output_size)
+        steps = min(subject.budget.steps, _STEPS)
         # One look at the end: choosing weights by a validation set would make that a part of the training set.
-        budget = Budget(steps=_STEPS, batch_size=_BATCH_SIZE, validate_every=_STEPS, validation_size=_BATCH_SIZE)
+        budget = replace(
+            subject.budget,
+            steps=steps,
+            batch_size=_BATCH_SIZE,
+            validate_every=steps,
+            validation_size=_BATCH_SIZE,
+            patience=None,
+            seconds=None,
+        )
         fit(model, _OneSet(task, seed), budget, seed=seed)  # type: ignore[arg-type]
 
         def predict(inputs: Tensor) -> Tensor:
@@ -101,7 +109,7 @@ def _share(measured: Figures, match: str, part: str) -> float:
 
 
 def _judge(runs: Sequence[Run]) -> Claim:
-    findings, panels, rows = [], [], []
+    findings, rows = [], []
     for setting in settings_of(runs, "capacity"):
         by_cell = {cell: figures(runs, "capacity", setting, cell) for cell in NAMES}
         rnn, lstm = by_cell["rnn"], by_cell["lstm"]
@@ -125,17 +133,16 @@ def _judge(runs: Sequence[Run]) -> Claim:
             for cell, measured in by_cell.items():
                 if measured:
                     rows.append(_row(setting, words, cell, measured, match))
-        panels.append(_panel(setting, by_cell))
     return Claim(
         "capacity",
         "The added state lowers bias and raises variance.",
         f"Each cell is trained {_SETS} times from scratch, each time on another {_BATCHES * _BATCH_SIZE} "
-        f"sequences for {_STEPS} steps, and the error on new sequences is split into bias, what the mean "
+        f"sequences for {_STEPS} steps at most, and the error on new sequences is split into bias, what the mean "
         "answer is off by, and variance, what the answers differ by. It is done at an equal number of "
         "parameters and again at an equal hidden size, where the LSTM has four times the RNN's recurrent "
         "weights.",
         tuple(findings),
-        tuple(panels),
+        (),
         tables=(_table(rows),) if rows else (),
     )
 
@@ -151,20 +158,6 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Table:
         "Bias, variance and their sum, as shares of the error without skill, with 95 % interval over seeds",
         ("setting", "at", "cell", "bias²", "variance", "error"),
         tuple(rows),
-    )
-
-
-def _panel(setting: str, by_cell: dict[str, dict[int, Figures]]) -> Panel:
-    """Bias at 0 and variance at 1 for each cell, at an equal number of parameters and at an equal hidden size."""
-    curves = []
-    for cell, measured in by_cell.items():
-        for match, state in (("parameters", "cell"), ("hidden_size", "hidden")):
-            if measured:
-                parts = [Interval.over(_share(f, match, p) for f in measured.values()) for p in ("bias", "variance")]
-                bounds = (tuple(p.mean for p in parts), tuple(p.low for p in parts), tuple(p.high for p in parts))
-                curves.append(Curve(f"{NAMES[cell]}, {_MATCHES[match]}", cell, state, (0.0, 1.0), *bounds))
-    return Panel(
-        f"Bias and variance: {setting}", "0: bias², 1: variance", "share of the error without skill", tuple(curves)
     )
 
 

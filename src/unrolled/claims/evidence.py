@@ -11,6 +11,7 @@ from unrolled.drawing.panels import Curve
 from unrolled.intervals import Interval
 from unrolled.model import SequenceModel
 from unrolled.tasks import Task
+from unrolled.training import Budget
 from unrolled.verdicts import Claim
 
 # Below this mean skill a network has not learnt its task, and what its states hold says nothing about learning.
@@ -23,13 +24,14 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network, the same network before training, and the task it was trained on."""
+    """A trained network, the same network before training, the task it was trained on, and how."""
 
     cell: str
     model: SequenceModel
     untrained: SequenceModel
     task: Task
     seed: int
+    budget: Budget
 
 
 @dataclass(frozen=True)
