@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,10 @@ _MATCHES = {"parameters": "an equal number of parameters", "hidden_size": "an eq
 
 @dataclass(frozen=True)
 class _OneSet:
-    """A task that has no more than a few batches to train on; everything else is the task's."""
+    """A task that has no more than a few batches to train on; everything else is the task's.
+
+    It stands in for the task, whatever its class, and so is none by its type.
+    """
 
     task: Task
     number: int
@@ -108,6 +112,10 @@ def _share(measured: Figures, match: str, part: str) -> float:
     return float(measured[match][part] / measured["no_skill"])
 
 
+def _apart(match: str, part: str, sign: int, first: Figures, second: Figures) -> float:
+    return sign * (_share(first, match, part) - _share(second, match, part))
+
+
 def _judge(runs: Sequence[Run]) -> Claim:
     findings, rows = [], []
     for setting in settings_of(runs, "capacity"):
@@ -121,11 +129,7 @@ def _judge(runs: Sequence[Run]) -> Claim:
                     Finding(
                         setting,
                         f"the LSTM has {statement} than the RNN at {words}",
-                        paired(
-                            lstm,
-                            rnn,
-                            lambda a, b, m=match, p=part, s=sign: s * (_share(a, m, p) - _share(b, m, p)),  # type: ignore[misc]
-                        ),
+                        paired(lstm, rnn, partial(_apart, match, part, sign)),
                         _COUNTS,
                         "share of the error without skill",
                     )

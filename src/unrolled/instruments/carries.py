@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.drawing.panels import Curve, Panel
-from unrolled.edits import Patch
+from unrolled.edits import Apply
 from unrolled.instruments.opened import open_layer
 from unrolled.instruments.probe import OVERS, probe
-from unrolled.instruments.reading import as_labels, measured
+from unrolled.instruments.reading import as_labels, measured, only_units
 from unrolled.instruments.readout import RESAMPLES, Array, Kind, Readout, defined, fit, is_value
 from unrolled.instruments.result import Result, labelled
 from unrolled.intervals import Interval, number
 from unrolled.interventions import intervene
-from unrolled.trace import record
+from unrolled.trace import Trace, record
 
 Figures = NDArray[np.float64]
 Behaviour = Callable[[Any], Tensor]
@@ -173,7 +174,7 @@ def carries(
         raise ValueError(f"state: {state!r} is not of this layer; expected one of {', '.join(opened.cell.names)}")
     if opened.reverse:
         raise ValueError(f"layer: {opened.name!r} reads from the end; expected one in which later steps come after")
-    truth = as_labels(_for_every_step(labels, inputs), inputs)
+    truth = as_labels(labels, inputs, every_step=True)
     found = probe(
         model,
         inputs,
@@ -197,14 +198,15 @@ def carries(
     behaves = behaviour or _output
     with measured(model), record(model, names=name, detach=True) as trace:
         plain = behaves(model(inputs))
-    recorded = trace[name].float()
-    reader = _reader(recorded, truth, units, kind, seed)
+    values = _read(trace, name, units)
+    reader = _reader(values, truth, kind, seed)
     random = np.random.default_rng(seed)
-    basis = _basis(_units(recorded, units), truth)
+    basis = torch.from_numpy(_basis(values, truth))
     effects, moves = [], np.zeros((len(truth), horizon + 1))
     for t in chosen:
         other, same = _donors(truth[:, t], random)
-        way = _way(_from(plain, t, length), truth[:, t], other)
+        before = _from(plain, t, length)
+        way = _way(before, truth[:, t], other)
         rows = (other >= 0) & (same >= 0)
         if not rows.any():
             continue
@@ -212,14 +214,14 @@ def carries(
         along = way / np.where(size > 0, size, 1)[:, None]
         gone = []
         for donors in (other, same):
-            source = {name: _exchanged(trace[name], donors, t, units, basis)}
-            patch = Patch(name, source=source, steps=t)
-            with measured(model), intervene(model, patch), record(model, names=name, detach=True) as patched:
-                moved = _from(behaves(model(inputs)), t, length) - _from(plain, t, length)
+            exchange = Apply(name, partial(_exchanged, donors=donors, units=units, basis=basis), steps=t)
+            with measured(model), intervene(model, exchange), record(model, names=name, detach=True) as exchanged:
+                moved = _from(behaves(model(inputs)), t, length) - before
             gone.append(np.abs((moved * along).sum(1)) / max(size[rows].mean(), 1e-300))
             if donors is other:
-                after = patched[name].float()
-                moves[rows] += _moved(reader, after, recorded, truth[:, t], donors, t, horizon, units, rows)
+                part = slice(t, t + horizon + 1)
+                after = _read(exchanged, name, units)
+                moves[rows] += _moved(reader, after[rows, part], values[rows, part], truth[:, t], donors, rows)
         effects.append(np.where(rows, gone[0] - gone[1], np.nan))
     if not effects:
         raise ValueError("labels: at no step are there two sequences with one label and a third with another")
@@ -247,11 +249,6 @@ def carries(
         "steps": chosen,
     }
     return Carries(labelled(variables, coords, **attributes))
-
-
-def _for_every_step(labels: Any, inputs: Tensor) -> Array:
-    array = np.asarray(labels.numpy(force=True) if isinstance(labels, Tensor) else labels)
-    return np.repeat(array[:, None], inputs.size(1), axis=1) if array.shape == inputs.shape[:1] else array
 
 
 def _default_steps(truth: Array, length: int, horizon: int) -> list[int]:
@@ -315,11 +312,15 @@ def _donors(truth: Array, random: np.random.Generator) -> tuple[Array, Array]:
     return other, same
 
 
-def _reader(recorded: Tensor, truth: Array, units: Sequence[int] | None, kind: Kind, seed: int) -> Readout:
+def _read(trace: Trace, name: str, units: Sequence[int] | None) -> Array:
+    """(B, T, F) the state, or the units in question."""
+    return only_units(trace[name].float().numpy(force=True), units)
+
+
+def _reader(values: Array, truth: Array, kind: Kind, seed: int) -> Readout:
     there = np.argwhere(defined(truth))
     random = np.random.default_rng(seed)
     there = there[random.permutation(len(there))[:_FITTED]]
-    values = _units(recorded, units)
     return fit(values[there[:, 0], there[:, 1]], truth[there[:, 0], there[:, 1]], kind)
 
 
@@ -336,40 +337,26 @@ def _basis(values: Array, truth: Array) -> Figures:
     return np.asarray(directions[sizes > 1e-6 * sizes.max(initial=1e-300)].T)
 
 
-def _exchanged(recorded: Tensor, donors: Array, t: int, units: Sequence[int] | None, basis: Figures) -> Tensor:
-    """(B, T, H) the state in which at step t what tells the labels apart is the donors'."""
-    chosen = torch.arange(recorded.size(-1)) if units is None else torch.as_tensor(list(units))
-    state = recorded[:, t][:, chosen].double()
-    theirs = state[torch.as_tensor(np.maximum(donors, 0))]
-    along = torch.from_numpy(basis).to(state)
-    moved = state + (theirs - state) @ along @ along.mT
-    found = recorded.clone()
-    found[:, t, chosen] = moved.to(found)
+def _exchanged(state: Tensor, t: int, *, donors: Array, units: Sequence[int] | None, basis: Tensor) -> Tensor:
+    """(B, H) the state in which what tells the labels apart is the donors'."""
+    own = (state if units is None else state[:, list(units)]).double()
+    theirs = own[torch.as_tensor(np.maximum(donors, 0))]
+    moved = own + (theirs - own) @ basis.to(own) @ basis.to(own).mT
+    if units is None:
+        return moved.to(state)
+    found = state.clone()
+    found[:, list(units)] = moved.to(state)
     return found
 
 
-def _units(recorded: Tensor, units: Sequence[int] | None) -> Array:
-    values: Array = recorded.numpy(force=True)
-    return values if units is None else values[..., list(units)]
+def _moved(reader: Readout, after: Array, before: Array, own: Array, donors: Array, rows: Array) -> Figures:
+    """(N, horizon + 1) by how much the exchange moves what is read towards the other label.
 
-
-def _moved(
-    reader: Readout,
-    after: Tensor,
-    before: Tensor,
-    own: Array,
-    donors: Array,
-    t: int,
-    horizon: int,
-    units: Sequence[int] | None,
-    rows: Array,
-) -> Figures:
-    """(N, horizon + 1) by how much the exchange moves what is read towards the other label."""
-    part = slice(t, t + horizon + 1)
-    patched, plain = _units(after, units)[rows, part], _units(before, units)[rows, part]
+    after, before: (N, horizon + 1, F) what is read, with and without the exchange. own, donors, rows: (B,).
+    """
     theirs = own[donors[rows]][:, None]
-    shape = patched.shape[:2]
-    read = [reader.answers(values.reshape(-1, values.shape[-1])).reshape(shape) for values in (patched, plain)]
+    shape = after.shape[:2]
+    read = [reader.answers(values.reshape(-1, values.shape[-1])).reshape(shape) for values in (after, before)]
     if is_value(own):
         return np.asarray((read[0] - read[1]) * (theirs - own[rows][:, None]))
     return np.asarray((read[0] == theirs).astype(np.float64) - (read[1] == theirs))

@@ -88,10 +88,10 @@ def spread_symbols(parts: Sequence[Reservoir]) -> None:
         part.replace("input", np.eye(len(kinds), dtype=np.float32)[numbers])
 
 
-def as_labels(labels: Any, inputs: Tensor, name: str = "labels") -> Array:
+def as_labels(labels: Any, inputs: Tensor, name: str = "labels", *, every_step: bool = False) -> Array:
     """(B, T) labels: classes as whole numbers, below 0 where there is none, or values as floats, NaN where none is.
 
-    One for each sequence, (B,), belongs to its last step.
+    One for each sequence, (B,), belongs to its last step, or to every step.
 
     Raises:
         ValueError: they do not fit the input.
@@ -103,7 +103,7 @@ def as_labels(labels: Any, inputs: Tensor, name: str = "labels") -> Array:
     if array.shape == (batch,):
         nothing = np.nan if np.issubdtype(array.dtype, np.floating) else -1
         whole = np.full((batch, length), nothing, dtype=array.dtype)
-        whole[:, -1] = array
+        whole[:, 0 if every_step else -1 :] = array[:, None]
         array = whole
     if array.shape != (batch, length):
         shape = tuple(inputs.shape)
