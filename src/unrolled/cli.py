@@ -203,8 +203,10 @@ def _explain(options: argparse.Namespace) -> int:
 def _need(command: str, module: str, extra: str) -> None:
     from importlib.util import find_spec
 
+    from unrolled.extras import lacking
+
     if find_spec(module) is None:
-        raise ModuleNotFoundError(f"{command} needs {module}, which is not installed: pip install 'unrolled[{extra}]'")
+        raise lacking(module, command, extra)
 
 
 def _print(study: Study) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from unrolled.extras import extra
 from unrolled.recording import layout
 from unrolled.source import Source, by_layer, state_of
 
@@ -20,7 +21,7 @@ def tree(source: Source) -> xarray.DataTree:
         ModuleNotFoundError: xarray is not installed.
         ValueError: a layer was called with batches of several sizes.
     """
-    xr = layout.extra("xarray", "to_xarray")
+    xr = extra("xarray", "to_xarray", "trace")
     nodes: dict[str, Any] = {}
     for layer, names in by_layer(source.names).items():
         projected = source.projected(layer)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from unrolled.extras import extra
+
 if TYPE_CHECKING:
     from bokeh.models.ui.ui_element import UIElement
     from xarray import Dataset
@@ -34,11 +36,8 @@ class Result(ABC):
 
     def plot(self) -> UIElement:
         """The result as a Bokeh figure; needs the extra `view`."""
-        try:
-            from unrolled.drawing.standalone import draw
-        except ModuleNotFoundError as error:
-            raise _missing("plot", error, "view") from error
-        return draw(self.panels())
+        drawn: UIElement = extra("unrolled.drawing.standalone", "plot", "view").draw(self.panels())
+        return drawn
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {self.summary()}"
@@ -49,14 +48,7 @@ Variable = tuple[Sequence[str], Any]
 
 def labelled(variables: Mapping[str, Variable], coords: Mapping[str, Any], **attributes: Any) -> Dataset:
     """A Dataset: name -> (names of dimensions, values), the dimensions' coordinates, and what else is to be known."""
-    try:
-        import xarray
-    except ModuleNotFoundError as error:
-        raise _missing("instruments", error, "study") from error
-    return xarray.Dataset(
+    data: Dataset = extra("xarray", "instruments", "study").Dataset(
         {name: (list(dims), values) for name, (dims, values) in variables.items()}, dict(coords), attributes
     )
-
-
-def _missing(what: str, error: ModuleNotFoundError, extra: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(f"{what} needs {error.name}, which is not installed: pip install 'unrolled[{extra}]'")
+    return data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,20 +20,6 @@ CUTS = 4
 
 TAKEN, RESET, LENGTHS = "taken", "reset", "lengths"
 SEQUENCE, STEP, UNIT, OUTPUT_UNIT = "sequence", "step", "unit", "output_unit"
-
-
-def extra(module: str, use: str) -> Any:
-    """Import what is not among the package's own dependencies.
-
-    Raises:
-        ModuleNotFoundError: it is not installed; the message names the command that installs it.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{use} needs {error.name}, which is not installed: pip install 'unrolled[trace]'", name=error.name
-        ) from None
 
 
 def node(layer: str) -> str:

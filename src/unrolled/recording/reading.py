@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unrolled.extras import extra
 from unrolled.recording import layout
 from unrolled.selection import Indices, Region, as_index, compact
 from unrolled.source import Form, by_layer, layer_of, state_of
@@ -43,7 +44,7 @@ class Stored:
             UnfinishedRecording: it is not complete and `unfinished` is False.
             ValueError: it is no recording, one of another format, or damaged.
         """
-        zarr = layout.extra("zarr", "reading a recording")
+        zarr = extra("zarr", "reading a recording", "trace")
         self._path = Path(path)
         if not self._path.exists():
             raise FileNotFoundError(f"there is no recording at {path}")

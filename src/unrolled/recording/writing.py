@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from unrolled import __version__
+from unrolled.extras import extra
 from unrolled.recording import layout
 from unrolled.selection import Region
 from unrolled.source import Form, Source, by_layer, layer_of, state_of
@@ -32,7 +33,7 @@ class Writer:
             ModuleNotFoundError: zarr is not installed.
             FileExistsError: there is something at `path` already; it stays as it is.
         """
-        zarr = layout.extra("zarr", "writing a recording")
+        zarr = extra("zarr", "writing a recording", "trace")
         self.path = Path(path)
         self._names = tuple(names)
         self._layers: dict[str, _Layer] = {}
