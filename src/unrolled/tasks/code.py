@@ -127,6 +127,10 @@ class Code(Task):
         """The files of `split`, their paths within the folder."""
         return tuple(source.path for source in _corpus(*self._key()).splits[split])
 
+    def texts(self, split: Split) -> tuple[str, ...]:
+        """The text of each of `files(split)`, characters outside the alphabet too."""
+        return tuple(source.text for source in _corpus(*self._key()).splits[split])
+
     def _key(self) -> tuple[str, bool, int]:
         if self.path:
             return os.path.abspath(os.path.expanduser(self.path)), False, self.characters

@@ -1,0 +1,1 @@
+"""What a network must beat: honest baselines, plain functions on arrays and text."""

@@ -1,0 +1,1 @@
+"""Reading what is learnt from: tables and time series, labelled sequences, and texts."""
