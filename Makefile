@@ -28,16 +28,19 @@ bench: .venv/.peers
 	$(BIN)/unrolled bench
 	$(BIN)/python benchmarks/drop_in.py
 	$(BIN)/python benchmarks/looking_inside.py
+	$(BIN)/python benchmarks/training_loop.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # torch first and by its exact version: a CPU build is chosen where the index offers one. What builds the kernels stands in .venv too, not in a
-# folder of pip's that is new each time: a change to one source then compiles that one only.
+# folder of pip's that is new each time: a change to one source then compiles that one only. aeon is there for a file of data in it, and its own
+# needs clash with newer versions of what stands here.
 $(INSTALLED): pyproject.toml constraints.txt $(wildcard native/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt $$(grep -E '^(torch|scikit_build_core|cmake|ninja)==' constraints.txt)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt --no-deps aeon
 	touch $@
 
 # What `unrolled bench` compares with besides torch.

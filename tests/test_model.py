@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unrolled.model import LAYERS, SequenceModel, count_parameters, matched_hidden_size
+from unrolled.model import SequenceModel, count_parameters, matched_hidden_size
 
 BLOCKS = {"rnn": 1, "gru": 3, "lstm": 4}
 
@@ -15,12 +15,12 @@ def closed_form(cell: str, inputs: int, hidden: int, outputs: int) -> int:
     return BLOCKS[cell] * hidden * (inputs + hidden + 2) + outputs * (hidden + 1)
 
 
-@pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("cell", BLOCKS)
 def test_number_of_parameters_is_the_closed_form(cell: str) -> None:
     assert count_parameters(SequenceModel(cell, 5, 7, 3)) == closed_form(cell, 5, 7, 3)
 
 
-@pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("cell", BLOCKS)
 @pytest.mark.parametrize(("inputs", "outputs"), [(2, 1), (17, 8), (96, 96)])
 def test_matched_hidden_size_is_the_nearest_of_all(cell: str, inputs: int, outputs: int) -> None:
     sizes = range(1, 120)
@@ -32,13 +32,13 @@ def test_matched_hidden_size_is_the_nearest_of_all(cell: str, inputs: int, outpu
         assert distances[found] == min(distances.values())
 
 
-@pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("cell", BLOCKS)
 def test_matched_hidden_size_of_an_exact_number_is_exact(cell: str) -> None:
     for hidden in (1, 2, 3, 8, 33):
         assert matched_hidden_size(cell, 4, 2, closed_form(cell, 4, hidden, 2)) == hidden
 
 
-@pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("cell", BLOCKS)
 def test_too_few_parameters_are_refused_with_what_one_unit_takes(cell: str) -> None:
     one = closed_form(cell, 17, 1, 8)
     assert matched_hidden_size(cell, 17, 8, (one + 1) // 2) == 1

@@ -37,6 +37,7 @@ _HOMES = {
     "Scale": "edits",
     "instruments": "",
     "tasks": "",
+    "load": "runs",
     "compare": "study",
     "Study": "study",
     "report": "page",
@@ -70,6 +71,7 @@ __all__ = [
     "explain",
     "instruments",
     "intervene",
+    "load",
     "record",
     "report",
     "tasks",
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from unrolled.layers import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from unrolled.page import report
     from unrolled.recurrence.dispatch import backend
+    from unrolled.runs import load
     from unrolled.study import Study, compare
     from unrolled.trace import Trace, record
     from unrolled.variants import (

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from unrolled.instruments import capacity
 from unrolled.intervals import Interval
 from unrolled.model import SequenceModel, count_parameters, matched_hidden_size
 from unrolled.tasks import Batch, Task
-from unrolled.tasks.task import Split
 from unrolled.training import deterministic, fit
 from unrolled.verdicts import Claim, Finding, Table
 
@@ -28,25 +26,6 @@ _LONGEST = 50  # steps of the mean sequence; longer ones would take the time of 
 _COUNTS = 0.01
 
 _MATCHES = {"parameters": "an equal number of parameters", "hidden_size": "an equal hidden size"}
-
-
-@dataclass(frozen=True)
-class _OneSet:
-    """A task that has no more than a few batches to train on; everything else is the task's.
-
-    It stands in for the task, whatever its class, and so is none by its type.
-    """
-
-    task: Task
-    number: int
-
-    def batch(self, size: int, *, seed: int, split: Split = "train") -> Batch:
-        if split == "train":
-            seed = 1_000_000_007 + self.number * _BATCHES + seed % _BATCHES
-        return self.task.batch(size, seed=seed, split=split)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.task, name)
 
 
 def _measure(subject: Subject) -> Figures | None:
@@ -89,7 +68,9 @@ def _trainer(
             patience=None,
             seconds=None,
         )
-        fit(model, _OneSet(task, seed), budget, seed=seed)  # type: ignore[arg-type]
+        # No more than a few batches, each met again and again.
+        first = 1_000_000_007 + seed * _BATCHES
+        fit(model, task, budget, seed=seed, draw=lambda step: first + (seed * 1_000_003 + step) % _BATCHES)
 
         def predict(inputs: Tensor) -> Tensor:
             answers: Tensor = model(inputs)[batch.scored]

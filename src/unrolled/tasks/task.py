@@ -20,29 +20,45 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """A batch of sequences of one length.
+    """A batch of sequences.
 
     Attributes:
-        inputs: (B, T, I) float32; symbols are one-hot.
-        targets: (B, T) int64 classes, or (B, T) float32 values for a regression task.
-        scored: (B, T) bool, the steps whose answers count.
+        inputs: (B, T, I) float32; a task's symbols are one-hot. Texts are (B, T) int64.
+        targets: (B, T) int64 classes, or (B, T) float32 values for a regression task; what else there is to answer
+            says the problem that is learnt.
+        scored: bool, shaped like the answers that there are: those that count.
+        lengths: (B,) steps of each sequence, None where all have T.
+        reset: (B, T) bool, the steps before which the states are zeroed, None where there are none.
+        goes_on: whether the sequences go on from those of the batch before, and so do the states.
         symbols: (B, T) int64, the input as symbols, or None where the input is not symbols.
         labels: what is true at each step, name -> (B, T) int64; -1 where the label is not defined.
         marks: the steps that matter, name ("store", "load") -> (B, T) bool.
     """
 
+    # The tensors that training reads, each with a row for every sequence.
+    trained_on: ClassVar[tuple[str, ...]] = ("inputs", "targets", "scored", "lengths", "reset")
+
     inputs: Tensor
     targets: Tensor
     scored: Tensor
+    lengths: Tensor | None = None
+    reset: Tensor | None = None
+    goes_on: bool = False
     symbols: Tensor | None = None
     labels: dict[str, Tensor] = field(default_factory=dict)
     marks: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with what training reads on another device; labels and marks stay on the CPU."""
-        return dataclasses.replace(
-            self, inputs=self.inputs.to(device), targets=self.targets.to(device), scored=self.scored.to(device)
-        )
+        read = {name: getattr(self, name) for name in self.trained_on}
+        moved = {name: tensor.to(device) for name, tensor in read.items() if tensor is not None}
+        return dataclasses.replace(self, **moved)
+
+    def rows(self, rows: slice) -> Batch:
+        """Some of the sequences; labels and marks, which training does not read, are left out."""
+        read = {name: getattr(self, name) for name in (*self.trained_on, "symbols")}
+        chosen = {name: tensor[rows] for name, tensor in read.items() if tensor is not None}
+        return dataclasses.replace(self, **chosen, labels={}, marks={})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Training: from a task to a fitted model, the same weights for the same seed."""
+"""The one training loop: steps, validations, the best weights, and a state from which it goes on exactly."""
 
 from __future__ import annotations
 
@@ -6,60 +6,25 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from unrolled.tasks import Batch, Task
-from unrolled.tasks.task import Split
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How a model is fitted.
-
-    Attributes:
-        steps: optimiser steps at most.
-        batch_size: sequences a step.
-        learning_rate: of Adam.
-        clip: the gradient's norm is cut to this.
-        validate_every: steps between validations; the weights of the best validation are kept.
-        validation_size: sequences in the validation set.
-        patience: stop after this many validations without a better one; None never stops early.
-        seconds: stop at the first validation after this time; None sets no limit. A run it cuts short depends on the
-            machine's speed and not on the seed alone.
-    """
-
-    steps: int = 1000
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    clip: float = 1.0
-    validate_every: int = 100
-    validation_size: int = 256
-    patience: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "clip", "validate_every", "validation_size"):
-            value = getattr(self, name)
-            if not value > 0 or not math.isfinite(value):
-                raise ValueError(f"{name}: must be above 0, given {value}")
-        for name in ("patience", "seconds"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: must be above 0 or None, given {value}")
+from unrolled.budget import Budget
+from unrolled.problems.problem import Problem, answer, summed
+from unrolled.training.world import Alone, World
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a fit stands; one line of its metrics. `value` is the task's metric on the validation set.
+    """Where a fit stands; one line of its metrics. `value` is the problem's metric on the validation set.
 
     `loss` is the training loss since the line before, in nats or squared units. `speed` is in steps a second.
+    `figures` has everything that the validation gave.
     """
 
     step: int
@@ -68,6 +33,7 @@ class Progress:
     value: float
     best: float
     seconds: float
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def speed(self) -> float:
@@ -97,128 +63,225 @@ def deterministic(seed: int) -> Iterator[None]:
     """Everything random follows from `seed`, and only deterministic algorithms run; both are undone afterwards."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     # cuBLAS reads this once, when it is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
+        # Nothing here reads memory that was not written, and filling it takes an eighth of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             yield
         finally:
+            torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
             torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
-def losses(task: Task, answers: Tensor, batch: Batch) -> Tensor:
-    """answers: (B, T, K) -> (N,) loss at every scored step: squared error, or cross-entropy in nats."""
-    at = batch.scored
-    if task.regression:
-        return (answers[at].squeeze(-1) - batch.targets[at]).square()
-    return F.cross_entropy(answers[at], batch.targets[at], reduction="none")
+@dataclass
+class State:
+    """Everything that decides how a training goes on after a step.
+
+    Attributes:
+        step: steps that were taken.
+        seconds: how long they took.
+        losses: their losses since the last validation.
+        model, best: weights now and at the best validation.
+        optimizer: the optimiser's state_dict.
+        carried: states that the next batch goes on from, batch of all processes.
+        generators: the state of torch's random numbers in each process, and of the device's where it has its own.
+    """
+
+    step: int
+    seconds: float
+    best_step: int
+    best_value: float
+    losses: Tensor
+    model: dict[str, Tensor]
+    best: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    carried: tuple[Tensor, ...]
+    generators: Tensor
 
 
-def evaluate(
-    model: nn.Module, task: Task, *, split: Split = "test", size: int = 256, seed: int = 0, chunk: int = 128
-) -> float:
-    """The task's metric (mean squared error, accuracy, or bits per answer) on `size` sequences of a split."""
-    device = next(model.parameters()).device
-    total, count = 0.0, 0
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for index, first in enumerate(range(0, size, chunk)):
-                batch = task.batch(min(chunk, size - first), seed=1000 * seed + index, split=split).to(device)
-                answers = model(batch.inputs)
-                if task.metric == "accuracy":
-                    figures = (answers[batch.scored].argmax(-1) == batch.targets[batch.scored]).double()
-                else:
-                    figures = losses(task, answers, batch).double()
-                    if task.metric == "bits":
-                        figures = figures / math.log(2)
-                total += float(figures.sum())
-                count += figures.numel()
-    finally:
-        model.train(training)
-    return total / count
-
-
-def fit(
-    model: nn.Module,
-    task: Task,
-    budget: Budget,
-    *,
-    seed: int,
-    device: torch.device | str = "cpu",
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Fit:
-    """Train `model` in place on `task` with Adam and leave it with the weights of its best validation.
+class Training:
+    """One training, from its start or from a state.
 
     Args:
-        model: maps inputs (B, T, I) to answers (B, T, K).
-        task: where batches come from.
+        model: changed in place.
+        problem: where batches come from.
         budget: how long, and with what.
-        seed: decides the batches and everything random in the model.
-        device: where to train; the data are the same on every device.
-        on_progress: called after every validation.
-
-    Raises:
-        Diverged: the loss or the weights became NaN or infinite; names the step.
-        ValueError: the first batch holds NaN or infinity.
+        world: the processes and the device.
+        inspect: further figures of a validation, made from the model.
     """
-    with deterministic(seed):
-        model.to(device).train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=budget.learning_rate)
-        sign = 1 if task.metric == "accuracy" else -1  # errors and bits are better when lower
-        best_step, best_value, best_weights = 0, math.nan, copy.deepcopy(model.state_dict())
-        metrics: list[Progress] = []
+
+    def __init__(
+        self,
+        model: nn.Module,
+        problem: Problem,
+        budget: Budget,
+        *,
+        world: World | None = None,
+        inspect: Callable[[nn.Module], Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.model, self.problem, self.budget = model, problem, budget
+        self.world: World = world or Alone()
+        self._inspect = inspect or (lambda _: {})
+        self._called, self._optimizer = self.world.setup(
+            model.to(self.world.device).train(), budget.optimizer_for(model)
+        )
+        self._sign = 1 if problem.higher_is_better else -1
+        self._step, self._seconds = 0, 0.0
+        self._best_step, self._best_value, self._best = 0, math.nan, copy.deepcopy(model.state_dict())
+        self._losses: list[Tensor] = []
+        self._carried: Any = None
+        self._stopped: str | None = None
+
+    def run(
+        self,
+        on_progress: Callable[[Progress], None] | None = None,
+        *,
+        after_step: Callable[[Training], bool] | None = None,
+    ) -> Fit | None:
+        """Train until the budget ends, and leave the model with the weights of its best validation, in eval mode.
+
+        Args:
+            on_progress: called after every validation.
+            after_step: called after every step and the validation that follows it; True stops here.
+
+        Returns:
+            What came out, None if `after_step` stopped it.
+
+        Raises:
+            Diverged: the loss or the weights became NaN or infinite; names the step.
+        """
+        budget, metrics = self.budget, []
+        start = time.perf_counter() - self._seconds
+        while self._step < budget.steps:
+            self._take()
+            self._seconds = time.perf_counter() - start
+            if self._step % budget.validate_every == 0 or self._step == budget.steps:
+                metrics.append(self._validate())
+                self._seconds = time.perf_counter() - start
+                if on_progress:
+                    on_progress(metrics[-1])
+                self._stopped = self._why_stop()
+            if after_step is not None and after_step(self) and not self._stopped:
+                return None
+            if self._stopped:
+                break
+        self.model.load_state_dict(self._best)
+        self.model.eval()
+        return Fit(tuple(metrics), self._best_step, self._best_value, self._stopped or "steps")
+
+    @property
+    def step(self) -> int:
+        """Steps that were taken."""
+        return self._step
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last step was taken."""
+        return self._stopped is not None
+
+    def state(self) -> State:
+        """Where the training stands now. All processes have to ask for it together."""
+        carried = self._carried if isinstance(self._carried, tuple) else (self._carried,)
+        generator = torch.get_rng_state()
+        if self.world.device.type == "cuda":
+            generator = torch.cat((generator, torch.cuda.get_rng_state(self.world.device)))
+        return State(
+            self._step,
+            self._seconds,
+            self._best_step,
+            self._best_value,
+            torch.stack(self._losses) if self._losses else torch.empty(0),
+            self.model.state_dict(),
+            self._best,
+            self._optimizer.state_dict(),
+            () if self._carried is None else tuple(self.world.joined(state, 1) for state in carried),
+            self.world.joined(generator.unsqueeze(0), 0),
+        )
+
+    def restore(self, state: State) -> None:
+        """Go on from a state that a training of the same budget had."""
+        device, share = self.world.device, self.world.share
+        self._step, self._seconds = state.step, state.seconds
+        self._best_step, self._best_value, self._best = state.best_step, state.best_value, dict(state.best)
+        self._losses = list(state.losses.to(device))
+        self.model.load_state_dict(state.model)
+        self._optimizer.load_state_dict(state.optimizer)
+        carried = tuple(s[:, share.rows(s.size(1))].clone().to(device) for s in state.carried)
+        self._carried = None if not carried else carried if len(carried) > 1 else carried[0]
+        if len(state.generators) != share.of:
+            # Another number of processes: none of the old random streams is theirs.
+            torch.manual_seed(hash((state.step, share.part, share.of)) % 2**32)
+            return
+        generator = state.generators[share.part].clone()
+        own = torch.get_rng_state().numel()
+        torch.set_rng_state(generator[:own])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(generator[own:], device)
+
+    def _take(self) -> None:
+        """One step of the optimiser."""
+        step, budget, share = self._step + 1, self.budget, self.world.share
+        batch, count = self.problem.batch(step, share)
+        batch = batch.to(self.world.device)
+        for group in self._optimizer.param_groups:
+            group["lr"] = budget.rate(step)
+        answers, carried = answer(self._called, batch, self._carried)
+        # Processes average their gradients: each gives its part of the joint mean times their number.
+        loss = self.problem.loss(answers, batch) / (count / share.of)
+        self._carried = _detached(carried)
+        self._optimizer.zero_grad(set_to_none=True)
+        self.world.backward(loss)
+        self.world.clip(self._called, self._optimizer, budget.clip)
+        self._optimizer.step()
+        self._losses.append(loss.detach())
+        self._step = step
+
+    def _validate(self) -> Progress:
+        problem, budget, step = self.problem, self.budget, self._step
+        share = self.world.share
         advice = f"; lower learning_rate ({budget.learning_rate}) or clip ({budget.clip})"
-        stopped = "steps"
-        recent: list[Tensor] = []
-        start = time.perf_counter()
-        for step in range(1, budget.steps + 1):
-            batch = task.batch(budget.batch_size, seed=seed * 1_000_003 + step).to(device)
-            if step == 1:
-                _check(task, batch)
-            loss = losses(task, model(batch.inputs), batch).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), budget.clip)
-            optimizer.step()
-            recent.append(loss.detach())
-            if step % budget.validate_every and step < budget.steps:
-                continue
-            mean_loss = float(torch.stack(recent).mean())
-            recent.clear()
-            # A step can spoil the weights after its loss was taken; an accuracy would not show it.
-            if not math.isfinite(mean_loss) or not all(bool(p.isfinite().all()) for p in model.parameters()):
-                raise Diverged(f"training on {task.spec()} diverged: the loss is {mean_loss} by step {step}{advice}")
-            value = evaluate(model, task, split="validation", size=budget.validation_size, seed=seed)
-            if not math.isfinite(value):
-                raise Diverged(
-                    f"training on {task.spec()} diverged: the validation gives {value} at step {step}{advice}"
-                )
-            if math.isnan(best_value) or sign * value > sign * best_value:
-                best_step, best_value, best_weights = step, value, copy.deepcopy(model.state_dict())
-            seconds = time.perf_counter() - start
-            metrics.append(Progress(step, budget.steps, mean_loss, value, best_value, seconds))
-            if on_progress:
-                on_progress(metrics[-1])
-            if budget.patience is not None and step - best_step >= budget.patience * budget.validate_every:
-                stopped = "patience"
-                break
-            if budget.seconds is not None and seconds > budget.seconds and step < budget.steps:
-                stopped = "seconds"
-                break
-        model.load_state_dict(best_weights)
-        model.eval()
-    return Fit(tuple(metrics), best_step, best_value, stopped)
+        mean_loss = float(self.world.total(torch.stack(self._losses).mean())) / share.of
+        self._losses.clear()
+        # A step can spoil the weights after its loss was taken; an accuracy would not show it.
+        if not math.isfinite(mean_loss) or not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise Diverged(f"training on {problem.title} diverged: the loss is {mean_loss} by step {step}{advice}")
+        figures = problem.figures(self.world.total(summed(self.model, problem, "validation", share)))
+        value = figures[problem.metric]
+        if not math.isfinite(value):
+            raise Diverged(f"training on {problem.title} diverged: the validation gives {value} at step {step}{advice}")
+        if math.isnan(self._best_value) or self._sign * value > self._sign * self._best_value:
+            self._best_step, self._best_value = step, value
+            self._best = copy.deepcopy(self.model.state_dict())
+        return Progress(
+            step,
+            budget.steps,
+            mean_loss,
+            value,
+            self._best_value,
+            self._seconds,
+            {**figures, **self._inspect(self.model)},
+        )
+
+    def _why_stop(self) -> str | None:
+        budget, since = self.budget, self._step - self._best_step
+        if budget.patience is not None and since >= budget.patience * budget.validate_every:
+            return "patience"
+        if self._step == budget.steps:
+            return "steps"
+        if budget.seconds is not None and self.world.agreed(self._seconds > budget.seconds):
+            return "seconds"
+        return None
 
 
-def _check(task: Task, batch: Batch) -> None:
-    for name in ("inputs", "targets"):
-        tensor: Tensor = getattr(batch, name)
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"task {task.spec()}: its {name} hold NaN or infinity; clean the data first")
+def _detached(states: Any) -> Any:
+    if isinstance(states, tuple):
+        return tuple(state.detach() for state in states)
+    return None if states is None else states.detach()
 
 
 def as_row(progress: Progress) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The commands around one training. Their options are read before torch is imported."""

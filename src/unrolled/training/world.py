@@ -1,0 +1,131 @@
+"""The processes that train one model together, and the device and precision that each computes with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from unrolled.extras import extra
+from unrolled.problems.problem import ALL, Share
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+class World(Protocol):
+    """What the loop asks of the processes around it."""
+
+    share: Share
+    device: torch.device
+
+    def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
+        """The model and the optimiser as the loop calls them."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss, joined across processes."""
+
+    def clip(self, model: Any, optimizer: Any, norm: float) -> None:
+        """Cut the gradient to a norm."""
+
+    def total(self, sums: Tensor) -> Tensor:
+        """The sum of every process's tensor."""
+
+    def joined(self, rows: Tensor, dim: int) -> Tensor:
+        """Every process's rows, in order."""
+
+    def agreed(self, wish: bool) -> bool:
+        """What the first process wishes."""
+
+
+class Alone:
+    """One process, the default."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.share, self.device = ALL, torch.device(device)
+
+    def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
+        return model, optimizer
+
+    def backward(self, loss: Tensor) -> None:
+        torch.autograd.backward(loss)
+
+    def clip(self, model: Any, optimizer: Any, norm: float) -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), norm)
+
+    def total(self, sums: Tensor) -> Tensor:
+        return sums
+
+    def joined(self, rows: Tensor, dim: int) -> Tensor:
+        return rows
+
+    def agreed(self, wish: bool) -> bool:
+        return wish
+
+
+class Together:
+    """All processes that torchrun started, by Lightning Fabric; one where it started none.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        precision: of the computation, in Fabric's words.
+    """
+
+    def __init__(self, device: str = "auto", precision: Precision = "32-true") -> None:
+        fabric = extra("lightning_fabric", "unrolled train", "train")
+        options: dict[str, Any] = {"devices": 1}
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+            options = {"devices": here, "num_nodes": everywhere // here, "strategy": "ddp"}
+        self._fabric = fabric.Fabric(accelerator=device, precision=precision, **options)
+        self._fabric.launch()
+        self.share = Share(self._fabric.global_rank, self._fabric.world_size)
+        self.device = self._fabric.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.share.part == 0
+
+    def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
+        made: tuple[Any, Any] = self._fabric.setup(model, optimizer)
+        return made
+
+    def backward(self, loss: Tensor) -> None:
+        self._fabric.backward(loss)
+
+    def clip(self, model: Any, optimizer: Any, norm: float) -> None:
+        self._fabric.clip_gradients(model, optimizer, max_norm=norm, error_if_nonfinite=False)
+
+    def total(self, sums: Tensor) -> Tensor:
+        if self.share.of == 1:
+            return sums
+        # GPUs of some makers have no float64 to add in.
+        joined: Tensor = self._fabric.all_gather(sums.to(self.device))
+        return joined.sum(0).to(sums.device)
+
+    def joined(self, rows: Tensor, dim: int) -> Tensor:
+        if self.share.of == 1:
+            return rows
+        return torch.cat(list(self._fabric.all_gather(rows.contiguous())), dim)
+
+    def agreed(self, wish: bool) -> bool:
+        if self.share.of == 1:
+            return wish
+        return bool(self._fabric.broadcast(wish, src=0))
+
+    def writing(self) -> AbstractContextManager[bool]:
+        """Others wait until the first process has written."""
+        waiting: AbstractContextManager[bool] = self._fabric.rank_zero_first()
+        return waiting
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        self._fabric.barrier()
+
+
+Told = Callable[[str], None]
