@@ -20,6 +20,7 @@ from unrolled.claims import MEASUREMENTS
 from unrolled.study import Plan, Study, plan
 from unrolled.tasks import parse
 from unrolled.training import evaluate
+from unrolled.workers import processors
 
 SETTING = "recall:lag=9"
 # Too short for most instruments, and so quick to measure.
@@ -361,6 +362,7 @@ def test_a_run_uses_one_thread_also_in_this_process(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads the processes from /proc")
+@pytest.mark.skipif(processors() < 2, reason="one processor does one run at a time, without workers")
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = (
         "import unrolled; unrolled.compare('recall:lag=9', cells=['rnn'], seeds=2, steps=100000, parameters=300, "

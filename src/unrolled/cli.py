@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 not understood, 130 interrupted."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given and given[0] in _OF_A_RUN:
+        # These read their own options.
+        module = import_module(f"unrolled.commands.{given[0]}")
+        return _run(lambda: module.main(given[1:]), _OF_A_RUN[given[0]][1])
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     if options.command is None:
         parser.print_help()
         return 2
@@ -27,11 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bench": (_bench, "nothing was written"),
         "explain": (_explain, "nothing was changed"),
     }[options.command]
+    return _run(lambda: command(options), kept)
+
+
+# What is done with one training, and what is left when it is interrupted.
+_OF_A_RUN = {
+    "train": ("train a network on your data", "the last checkpoint is kept, and --resume goes on from it"),
+    "predict": ("continue a text, forecast a series, name classes", "nothing more was written"),
+    "evaluate": ("measure a trained network beside baselines", "nothing was written"),
+    "record": ("write every state and gate over the test data", "what was recorded is unfinished"),
+}
+
+
+def _run(command: Callable[[], int], kept: str) -> int:
     try:
-        return command(options)
-    except KeyboardInterrupt:
-        print(f"interrupted; {kept}", file=sys.stderr)
-        return 130
+        return command()
+    except KeyboardInterrupt as error:
+        print(f"{str(error) or 'interrupted'}; {kept}", file=sys.stderr)
+        return getattr(error, "status", 130)
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
         # An OSError of ours has its whole message in strerror, and a number before it that tells the reader nothing.
         ours = isinstance(error, OSError) and error.filename is None and error.strerror
@@ -63,9 +82,22 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="optimiser steps of each (default: 500 for code, 1500 for others, 750 if long)",
     )
-    compare.add_argument("--jobs", type=int, help="runs at once (default: the number of processors)")
+    compare.add_argument("--jobs", type=int, help="runs at once (default, and at most: the number of processors)")
+    compare.add_argument(
+        "--backend",
+        choices=["loky", "ray"],
+        default="loky",
+        help="where runs are done: by processes of this machine, or on a Ray cluster (default: loky)",
+    )
+    compare.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="head of a running Ray cluster, or auto (default: a cluster of this machine alone, for this study)",
+    )
     compare.add_argument("--out", type=Path, help="folder of the study (default: runs/default, or the tasks' names)")
     compare.add_argument("--page", type=Path, help="file of the page (default: report.html in the study's folder)")
+    for name, (purpose, _) in _OF_A_RUN.items():
+        commands.add_parser(name, help=purpose)
     _add_bench(commands.add_parser)
     commands.add_parser(
         "explain",
@@ -109,6 +141,8 @@ def _compare(options: argparse.Namespace) -> int:
     _need("compare", "sklearn", "study")
     _need("compare", "xarray", "study")
     _need("compare", "bokeh", "view")
+    if options.backend == "ray":
+        _need("compare --backend ray", "ray", "ray")
     from unrolled.page import report
     from unrolled.progress import TerminalDisplay
     from unrolled.storage import writable
@@ -127,6 +161,8 @@ def _compare(options: argparse.Namespace) -> int:
         parameters=options.parameters,
         steps=options.steps,
         jobs=options.jobs,
+        backend=options.backend,
+        address=options.address,
         folder=folder,
         display=TerminalDisplay(),
     )

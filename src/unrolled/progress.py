@@ -96,9 +96,7 @@ class TerminalDisplay:
                     speed = row["step"] / row["seconds"]
                     left = (plan.budget.steps - row["step"]) / speed
                     note = (
-                        "measuring"
-                        if measuring
-                        else f"loss {row['loss']:.4f}, {speed:.0f} steps/s, {_clock(left)} left"
+                        "measuring" if measuring else f"loss {row['loss']:.4f}, {speed:.0f} steps/s, {clock(left)} left"
                     )
                     notes.append(f"{plan.title}: {row['step']}/{plan.budget.steps}, {note}")
                     if plan.folder not in self._rows:
@@ -106,7 +104,7 @@ class TerminalDisplay:
                     self._bars.update(self._rows[plan.folder], completed=row["step"], note=note)
                 work, elapsed = self._done_steps + partial, time.time() - self._begin
                 left = (self._steps - work) * elapsed / work if work else None
-                note = "" if left is None else f"{_clock(left)} left"
+                note = "" if left is None else f"{clock(left)} left"
                 self._bars.update(self._overall, note=note)
                 if not self._console.is_terminal and time.time() - spoken > _HEARTBEAT:
                     spoken = time.time()
@@ -129,6 +127,7 @@ def _work(plan: Plan) -> float:
     return plan.budget.steps * math.sqrt(plan.parameters / 6_100)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as 3:07."""
     whole = max(0, round(seconds))
     return f"{whole // 60}:{whole % 60:02d}"

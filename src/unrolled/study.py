@@ -3,56 +3,42 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import os
-import platform
-import threading
+import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from unrolled import __version__
 from unrolled.claims import MEASUREMENTS, Claim, Run, Subject, judge
-from unrolled.model import LAYERS, SequenceModel, count_parameters, matched_hidden_size
+from unrolled.locks import only_one
+from unrolled.model import SequenceModel, count_parameters, matched_hidden_size
+from unrolled.plans import CELLS, DEFAULT_TASKS, Plan, default_budget, default_parameters, plan, versions
 from unrolled.storage import read_json, read_weights, sweep, write_json, write_text, write_weights
 from unrolled.tasks import Task, parse
-from unrolled.training import Budget, Fit, Progress, deterministic, evaluate, fit
+from unrolled.training import Fit, Progress, deterministic, evaluate, fit
+from unrolled.workers import Backend, WorkerDied, at_once, check, one_thread
 
-# The settings of the default study: two in which the folk answer was expected to hold, two in which trials saw it fail.
-DEFAULT_TASKS = ("adding:length=50", "recall:lag=1-40", "recall:lag=60", "code:length=100")
-CELLS = ("rnn", "gru", "lstm")
+__all__ = [
+    "CELLS",
+    "DEFAULT_TASKS",
+    "Display",
+    "Plan",
+    "Study",
+    "compare",
+    "default_budget",
+    "default_parameters",
+    "make",
+    "perform",
+    "plan",
+]
 
-_WATCH = 0.5  # seconds between a worker's looks at whether its parent lives
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One run: everything that decides its outcome."""
-
-    setting: str
-    cell: str
-    seed: int
-    parameters: int
-    budget: Budget
-    forget_bias: float = 1.0
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> str:
-        """Its folder's name: readable, and another one for every other plan."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
-        readable = "".join(c if c.isalnum() else "-" for c in self.setting)[:40]
-        return f"{readable}--{self.cell}--seed{self.seed}--{digest}"
-
-    @property
-    def title(self) -> str:
-        return f"{self.setting} {self.cell.upper()} seed {self.seed}"
+_ARRIVES = (
+    60.0  # seconds in which a file written on another machine must show here; network file systems look less often
+)
 
 
 @dataclass(frozen=True)
@@ -114,66 +100,6 @@ def _plain(claim: Claim) -> dict[str, Any]:
     }
 
 
-def default_parameters(task: Task) -> int:
-    """Parameters of a network for a task: 6,100 for the small synthetic ones, 48,000 for source code."""
-    return 48_000 if task.name == "code" else 6_100
-
-
-def default_budget(task: Task) -> Budget:
-    """Training of the default study, chosen for a study of five minutes on two cores.
-
-    Synthetic tasks get 1,500 steps, and half as many where sequences are longer than 50, so that these take no longer.
-    """
-    if task.name == "code":
-        return Budget(steps=500, batch_size=32, learning_rate=1e-2, validate_every=50, validation_size=96)
-    lengths = [task.batch(1, seed=seed).inputs.size(1) for seed in range(32)]
-    long = sum(lengths) / len(lengths) > 50
-    return Budget(steps=750 if long else 1500, batch_size=64, validate_every=50, validation_size=256)
-
-
-def plan(
-    tasks: Sequence[str | Task],
-    cells: Sequence[str],
-    seeds: int,
-    *,
-    parameters: int | None = None,
-    steps: int | None = None,
-) -> tuple[Plan, ...]:
-    """The runs of a study, seed by seed, so that an interrupted study has whole seeds first.
-
-    Raises:
-        ValueError: an unknown task or cell, or a number that makes no study.
-    """
-    for name, value in (("seeds", seeds), ("steps", steps), ("parameters", parameters)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}: must be a whole number of at least 1, given {value}")
-    if not tasks:
-        raise ValueError("tasks: none given; expected at least one, such as 'recall:lag=40'")
-    if not cells:
-        raise ValueError(f"cells: none given; expected some of {', '.join(CELLS)}")
-    for cell in cells:
-        if cell not in LAYERS:
-            raise ValueError(f"cells: unknown cell {cell!r}; expected some of {', '.join(CELLS)}")
-    parsed = [parse(task) if isinstance(task, str) else task for task in tasks]
-    versions = {"unrolled": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    budgets = [default_budget(task) for task in parsed]
-    if steps is not None:
-        budgets = [replace(b, steps=steps, validate_every=min(b.validate_every, steps)) for b in budgets]
-    sizes = [parameters or default_parameters(task) for task in parsed]
-    for task, size in zip(parsed, sizes, strict=True):
-        for cell in cells:
-            # Asked for now, so that a size no cell can have is told before anything is trained.
-            matched_hidden_size(cell, task.input_size, task.output_size, size)
-    plans = [
-        Plan(task.spec(), cell, seed, size, budget, versions=versions)
-        for seed in range(seeds)
-        for task, budget, size in zip(parsed, budgets, sizes, strict=True)
-        for cell in cells
-    ]
-    # A task or cell named twice is one run, not two in one folder.
-    return tuple({plan.folder: plan for plan in plans}.values())
-
-
 def compare(
     tasks: str | Task | Sequence[str | Task] = DEFAULT_TASKS,
     *,
@@ -183,6 +109,8 @@ def compare(
     steps: int | None = None,
     folder: str | Path | None = None,
     jobs: int | None = None,
+    backend: Backend = "loky",
+    address: str | None = None,
     display: Display | None = None,
 ) -> Study:
     """Train every cell on every task with every seed, and measure the claims on what was trained.
@@ -197,45 +125,73 @@ def compare(
         parameters: trainable figures of each network; by default 6,100, and 48,000 for source code.
         steps: optimiser steps of each; by default what the default study takes.
         folder: where runs are kept; by default runs/ and the tasks' names below the current folder.
-        jobs: how many runs at once, each on one thread; by default as many as there are processors.
+        jobs: how many runs at once, each on one thread; by default, and at most, as many as there are processors.
+        backend: "loky" for processes of this machine; "ray" for a Ray cluster, whose machines must share the folder and
+            have the same versions of unrolled, torch and Python.
+        address: of the head of a running Ray cluster, as "10.0.0.1:6379", or "auto" for the one this machine belongs
+            to. Without one, Ray starts a cluster on this machine and ends it with the study.
         display: what to tell about progress; nothing by default.
 
     Returns:
         The Study.
 
     Raises:
-        ValueError: an unknown task or cell, a number that makes no study, or a damaged file in the folder.
-        OSError: the folder cannot be written.
+        ValueError: an unknown task or cell, a number that makes no study, or a damaged file in the folder; on a
+            cluster, a machine that has other versions or does not see the folder.
+        OSError: the folder cannot be written, or nothing answers at the address.
+        FolderInUse: another process works in the folder; raised before anything is written.
+        WorkerDied: a process was killed; says in which runs. Finished runs are kept, and the next call does the others.
         Diverged: a training's loss became NaN; finished runs are kept.
     """
     start = time.perf_counter()
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs: must be at least 1, given {jobs}")
+    check(jobs, backend, address)
     listed = [tasks] if isinstance(tasks, str | Task) else list(tasks)
     cells = [cells] if isinstance(cells, str) else list(cells)
     plans = plan(listed, cells, seeds, parameters=parameters, steps=steps)
     if folder is None:
         folder = Path("runs") / "-".join(dict.fromkeys(p.setting.partition(":")[0] for p in plans))
     folder = Path(folder)
+    with only_one(folder, "study"):
+        runs = _runs(folder, plans, jobs, backend, address, display)
+        study = Study(folder, plans, runs, judge(runs), time.perf_counter() - start)
+        study.save(folder)
+    return study
+
+
+def _runs(
+    folder: Path,
+    plans: Sequence[Plan],
+    jobs: int | None,
+    backend: Backend,
+    address: str | None,
+    display: Display | None,
+) -> tuple[Run, ...]:
+    """The runs of all plans, in order; those that are not finished are done first."""
     sweep(folder)
     write_json(folder / "plan.json", {"version": __version__, "plans": [asdict(p) for p in plans]})
-    finished = {p.folder: _read(folder, p) for p in plans if (folder / "runs" / p.folder / "run.json").exists()}
+    finished = {p.folder: _read(folder, p) for p in plans if _path(folder, p).exists()}
     pending = [p for p in plans if p.folder not in finished]
-    workers = min(jobs or _processors(), max(1, len(pending)))
+    # The longest first: a long one that starts last would leave the other processors idle.
+    pending.sort(key=lambda p: (p.seed, -p.budget.steps * p.budget.batch_size * p.parameters))
     if display:
         display.start(folder, plans, [p for p in plans if p.folder in finished])
+    # A worker's current folder may be another one.
+    work = partial(perform if backend == "loky" else _perform_elsewhere, folder.resolve())
     try:
-        for done in _execute(folder, pending, workers):
+        for done in at_once(work, pending, jobs=jobs, backend=backend, address=address):
+            if backend == "ray":
+                _await(folder, done)
             finished[done.folder] = _read(folder, done)
             if display:
                 display.finished(done, finished[done.folder])
+    except WorkerDied as error:
+        # Some that were under way are finished and were not given back any more.
+        done_titles = {p.title for p in plans if _path(folder, p).exists()}
+        raise WorkerDied([t for t in error.doing if t not in done_titles], kept=len(done_titles)) from error
     finally:
         if display:
             display.stop()
-    runs = tuple(finished[p.folder] for p in plans)
-    study = Study(folder, plans, runs, judge(runs), time.perf_counter() - start)
-    study.save(folder)
-    return study
+    return tuple(finished[p.folder] for p in plans)
 
 
 class Display(Protocol):
@@ -251,54 +207,7 @@ class Display(Protocol):
         """No more will come, for whatever reason."""
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _execute(folder: Path, pending: Sequence[Plan], workers: int) -> Iterator[Plan]:
-    """Do the runs, several at once, and give each when it is done."""
-    # The longest first: a long one that starts last would leave the other processors idle.
-    ordered = sorted(pending, key=lambda p: (p.seed, -p.budget.steps * p.budget.batch_size * p.parameters))
-    if workers == 1:
-        for one in ordered:
-            yield perform(folder, one)
-        return
-    from joblib import Parallel, delayed
-
-    parallel = Parallel(
-        n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch=workers
-    )
-    yield from parallel(delayed(_in_worker)(folder, one, os.getpid()) for one in ordered)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _in_worker(folder: Path, plan: Plan, parent: int) -> Plan:
-    """perform() in a worker process, which ends with its parent.
-
-    A parent that is killed cannot tell its workers; without this they would go on beside the study's next start.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WATCH)
-        os._exit(1)
-
-    # One watch for each worker, however many runs it does.
-    if not any(thread.name == "unrolled-parent-watch" for thread in threading.enumerate()):
-        threading.Thread(target=watch, name="unrolled-parent-watch", daemon=True).start()
-    return perform(folder, plan)
-
-
-@_one_thread()
+@one_thread()
 def perform(folder: Path, plan: Plan) -> Plan:
     """Train one network unless its weights are there, measure it, and store both.
 
@@ -338,6 +247,36 @@ def perform(folder: Path, plan: Plan) -> Plan:
     return plan
 
 
+def _perform_elsewhere(folder: Path, plan: Plan) -> Plan:
+    """perform() on a machine of a cluster, if it is as the study needs it.
+
+    Raises:
+        ValueError: it does not see the folder, or has other versions.
+    """
+    machine = socket.gethostname()
+    if not (folder / "plan.json").exists():
+        raise ValueError(
+            f"folder: {folder} is not there on {machine}; on a cluster it must be on a file system that all machines "
+            "share, under the same path"
+        )
+    if versions() != plan.versions:
+        here, there = (", ".join(f"{n} {v}" for n, v in each.items()) for each in (versions(), plan.versions))
+        raise ValueError(f"{machine} has {here}; the study was started with {there}; install the same everywhere")
+    return perform(folder, plan)
+
+
+def _await(folder: Path, plan: Plan, seconds: float = _ARRIVES) -> None:
+    """Wait until a run that another machine has stored shows in the folder."""
+    deadline = time.monotonic() + seconds
+    while not _path(folder, plan).exists():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"folder: {plan.title} was finished on another machine and is not in {folder} after {seconds:.0f} s; "
+                "on a cluster the folder must be on a file system that all machines share"
+            )
+        time.sleep(0.2)
+
+
 def make(plan: Plan, task: Task) -> SequenceModel:
     """The untrained network of a plan; the same one every time."""
     hidden_size = matched_hidden_size(plan.cell, task.input_size, task.output_size, plan.parameters)
@@ -362,8 +301,13 @@ def _restore(model: SequenceModel, path: Path) -> None:
 
 
 def _read(folder: Path, plan: Plan) -> Run:
-    path = folder / "runs" / plan.folder / "run.json"
+    path = _path(folder, plan)
     try:
         return Run(**read_json(path))
     except TypeError as error:
         raise ValueError(f"{path} does not hold a run ({error}); delete {path.parent} to have it made again") from error
+
+
+def _path(folder: Path, plan: Plan) -> Path:
+    """The file that is there when a run is done."""
+    return folder / "runs" / plan.folder / "run.json"
