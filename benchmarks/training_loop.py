@@ -64,7 +64,7 @@ def check(asked: Job) -> None:
     layer.load_state_dict(model.recurrent.state_dict())
     head.load_state_dict(model.head.state_dict())
     weights = [*layer.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=0.0)
     for step in range(1, _CHECKED + 1):
         batch, count = problem.batch(step, ALL)
         assert isinstance(batch, Windows)

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from unrolled.claims import MEASUREMENTS, Run, Subject, judge
 from unrolled.intervals import Interval
 from unrolled.model import SequenceModel
 from unrolled.page.answer import answer
+from unrolled.problems.problem import ALL
+from unrolled.problems.synthetic import Synthetic
 from unrolled.tasks import parse
 from unrolled.training import Budget, fit
 from unrolled.verdicts import Claim, Finding, across, all_of
@@ -420,13 +423,13 @@ def test_capacity_is_measured(task: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.usefixtures("one_thread")
 def test_capacity_is_measured_on_the_same_sets_for_every_cell_and_on_others_for_every_seed() -> None:
-    from unrolled.claims.capacity import _BATCHES, _OneSet
+    from unrolled.claims.capacity import _BATCHES, _batch_of_set
 
     task = parse("recall:lag=3")
 
     def drawn(number: int) -> set[bytes]:
-        one = _OneSet(task, number)
-        batches = [one.batch(4, seed=number * 1_000_003 + step) for step in range(5 * _BATCHES)]
+        one = Synthetic(task, seed=number, batch_size=4, draw=partial(_batch_of_set, number))
+        batches = [one.batch(step, ALL)[0] for step in range(1, 5 * _BATCHES)]
         assert all(batch.symbols is not None for batch in batches)
         return {batch.symbols.numpy().tobytes() for batch in batches if batch.symbols is not None}
 
@@ -435,9 +438,10 @@ def test_capacity_is_measured_on_the_same_sets_for_every_cell_and_on_others_for_
     assert len(set.union(*sets)) == 5 * _BATCHES
     assert drawn(3) == sets[3]
     # What is tested on is the task's.
-    assert torch.equal(
-        _OneSet(task, 0).batch(4, seed=1, split="test").inputs, task.batch(4, seed=1, split="test").inputs
+    piece = next(
+        Synthetic(task, seed=0, batch_size=4, sizes={"test": 4}, draw=partial(_batch_of_set, 0)).pieces("test", ALL)
     )
+    assert torch.equal(piece.inputs, task.batch(4, seed=0, split="test").inputs)
 
 
 @pytest.mark.usefixtures("one_thread")

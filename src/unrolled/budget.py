@@ -25,7 +25,8 @@ class Budget:
         patience: stop after this many validations without a better one; None never stops early.
         seconds: stop at the first validation after this time; None sets no limit. A run it cuts short depends on the
             machine's speed and not on the seed alone.
-        optimizer: "adam" (Kingma & Ba 2015), "adamw" (Loshchilov & Hutter 2019), "rmsprop" or "sgd" with momentum 0.9.
+        optimizer: "adam" (Kingma & Ba 2015), "adamw" (Loshchilov & Hutter 2019; beta2 is 0.99, which follows the fast
+            changes of a recurrent network's gradients), "rmsprop", or "sgd" with momentum 0.9.
         weight_decay: of "adamw", and of the others as torch adds it to the gradient.
         schedule: how the learning rate falls until the last step: "constant" not at all, "linear" to 0, "cosine" to a
             fiftieth.
@@ -88,7 +89,7 @@ class Budget:
 # since it rounds otherwise and the figures of studies would be others.
 _OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {},
-    "adamw": {"fused": True},
+    "adamw": {"betas": (0.9, 0.99), "fused": True},
     "rmsprop": {},
     "sgd": {"momentum": 0.9, "fused": True},
 }

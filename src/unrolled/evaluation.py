@@ -21,7 +21,7 @@ from unrolled.problems.problem import summed
 from unrolled.problems.series import Series
 from unrolled.problems.synthetic import Synthetic
 from unrolled.problems.text import Text
-from unrolled.runs import Run
+from unrolled.runs import Run, plain
 from unrolled.storage import write_json
 from unrolled.tasks.task import Split
 
@@ -62,8 +62,10 @@ class Evaluation:
         wide = max(map(len, self.figures))
         lines = [self.title, " " * wide + "".join(f"  {column:>12}" for column in columns)]
         for name, row in self.figures.items():
-            cells = (f"{row[column]:.4f}" if column in row else "" for column in columns)
-            lines.append(f"{name:<{wide}}" + "".join(f"  {cell:>12}" for cell in cells))
+            cells = {column: f"{row[column]:.4f}" if column in row else "" for column in columns}
+            lines.append(
+                f"{name:<{wide}}" + "".join(f"  {cell:>{max(12, len(column))}}" for column, cell in cells.items())
+            )
         direction = "higher" if self.higher_is_better else "lower"
         lines.append(f"Best by {self.metric} ({direction} is better): {self.winner}")
         return "\n".join([*lines, *self.remarks])
@@ -94,7 +96,7 @@ def evaluate(run: Run, *, tell: Tell = lambda line: None) -> Evaluation:
     else:
         assert isinstance(problem, Synthetic)
         found = _task(problem, network)
-    write_json(run.folder / "evaluation.json", asdict(found) | {"winner": found.winner})
+    write_json(run.folder / "evaluation.json", plain(asdict(found)) | {"winner": found.winner})
     return found
 
 
@@ -141,12 +143,16 @@ def _series(problem: Series, network: dict[str, float], run: Run, tell: Tell) ->
     else:
         remarks.append("No season is known, so there is no seasonal naive forecast; give one with --season.")
     tell("measuring ridge regression")
-    ridge = Ridge()
-    ridge.fit(_windows(problem, "train"), _windows(problem, "validation"))
-    rows["ridge"] = scored(ridge.predict)
-    remarks.append(
-        f"Ridge reads the same windows as the network; its penalty {ridge.penalty:g} is the best on validation."
-    )
+    splits: tuple[Split, ...] = ("train", "validation")
+    if all(any(len(history) for history, _ in _windows(problem, split)) for split in splits):
+        ridge = Ridge()
+        ridge.fit(_windows(problem, "train"), _windows(problem, "validation"))
+        rows["ridge"] = scored(ridge.predict)
+        remarks.append(
+            f"Ridge reads the same windows as the network; its penalty {ridge.penalty:g} is the best on validation."
+        )
+    else:
+        remarks.append("Too much is missing for ridge regression: no window is followed by all of its values.")
     return Evaluation(
         title=problem.title, metric=problem.metric, higher_is_better=False, figures=rows, remarks=tuple(remarks)
     )

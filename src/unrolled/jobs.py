@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,6 +57,13 @@ class Network:
                 raise ValueError(f"{name}: must be at least 1, given {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: must be from 0 to below 1, given {self.dropout}")
+        # What the layers would refuse, before a folder is made.
+        if self.init == "chrono" and self.cell == "rnn":
+            raise ValueError("init: 'chrono' sets the biases of gates, and an rnn has none")
+        if self.init == "chrono" and not (self.t_max is not None and 2 < self.t_max < math.inf):
+            raise ValueError(f"t_max: init 'chrono' needs the longest dependency in steps, above 2, given {self.t_max}")
+        if self.init != "chrono" and self.t_max is not None:
+            raise ValueError(f"t_max: is for init 'chrono', given with init {self.init!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,21 +254,21 @@ class Job:
 # What each kind of work starts from; `small` is for a first look, in a minute or less on two cores.
 _DEFAULTS: dict[tuple[Kind, Preset], tuple[Network, Budget, dict[str, Any]]] = {
     ("text", "small"): (
-        Network(hidden_size=128, embedding_size=32),
-        Budget(steps=1000, batch_size=32, learning_rate=6e-3, schedule="cosine", warmup=50, optimizer="adamw"),
+        Network(cell="gru", hidden_size=192, embedding_size=32),
+        Budget(steps=800, batch_size=32, learning_rate=8e-3, schedule="cosine", warmup=50, optimizer="adamw"),
         {"validation_characters": 50_000},
     ),
     ("text", "base"): (
-        Network(hidden_size=512, embedding_size=64),
+        Network(cell="gru", hidden_size=512, embedding_size=64),
         Budget(
-            steps=2600,
+            steps=3200,
             batch_size=64,
-            learning_rate=4e-3,
+            learning_rate=8e-3,
             schedule="cosine",
             warmup=200,
             optimizer="adamw",
             weight_decay=0.01,
-            validate_every=200,
+            validate_every=400,
         ),
         {},
     ),

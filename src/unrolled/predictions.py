@@ -148,14 +148,16 @@ def probabilities(run: Run, labelled: Labelled) -> tuple[tuple[str, ...], Array]
     """
     _require(run, "classify")
     learnt = run.learnt
-    if len(labelled.channels) != len(learnt["channels"]):
+    if sorted(labelled.channels) != sorted(learnt["channels"]):
         raise ValueError(
             f"{labelled.path}: has {len(labelled.channels)} channels ({', '.join(labelled.channels[:8])}), and the run "
             f"was trained on {len(learnt['channels'])} ({', '.join(learnt['channels'][:8])})"
         )
+    # Columns of a table may stand in another order.
+    order = [labelled.channels.index(name) for name in learnt["channels"]]
     mean, std = np.array(learnt["mean"]), np.array(learnt["std"])
     model, found = run.model(), []
-    sequences = [scaled(sequence, mean, std) for sequence in labelled.sequences]
+    sequences = [scaled(sequence[:, order], mean, std) for sequence in labelled.sequences]
     with torch.no_grad():
         for at in range(0, len(sequences), _TOGETHER):
             inputs, lengths = padded(sequences[at : at + _TOGETHER])

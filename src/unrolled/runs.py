@@ -100,7 +100,9 @@ class Run:
                 raise ValueError(f"is of format {stored['format']}, and this version reads {FORMAT}")
             job = Job.from_json(stored["job"])
             return cls(folder, job, Shape(**stored["shape"]), dict(stored["learnt"]), str(stored["digest"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise ValueError(f"{path} has no {error}; delete {folder} to have it made again") from error
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path} {error}") from error
 
     @property
@@ -146,7 +148,7 @@ class Run:
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl that are whole."""
         path = self.folder / "metrics.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
             try:
                 row = json.loads(line)
             except ValueError:

@@ -68,9 +68,7 @@ def _trainer(
             patience=None,
             seconds=None,
         )
-        # No more than a few batches, each met again and again.
-        first = 1_000_000_007 + seed * _BATCHES
-        fit(model, task, budget, seed=seed, draw=lambda step: first + (seed * 1_000_003 + step) % _BATCHES)
+        fit(model, task, budget, seed=seed, draw=partial(_batch_of_set, seed))
 
         def predict(inputs: Tensor) -> Tensor:
             answers: Tensor = model(inputs)[batch.scored]
@@ -79,6 +77,11 @@ def _trainer(
         return predict
 
     return train
+
+
+def _batch_of_set(number: int, step: int) -> int:
+    """The seed of a step's batch: a training set has no more than a few batches, each met again and again."""
+    return 1_000_000_007 + number * _BATCHES + (number * 1_000_003 + step) % _BATCHES
 
 
 def _no_skill(targets: Tensor, task: Task) -> float:

@@ -66,6 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return 0 if arguments else 2
+    if arguments[0].startswith("-"):
+        raise ValueError(f"predict: the run's folder comes first, before options; given {arguments[0]!r}")
     kind = _kind(Path(arguments[0]))
     if kind not in _OPTIONS:
         raise ValueError(f"{arguments[0]}: a synthetic task has nothing to foretell; try unrolled evaluate")
@@ -86,7 +88,7 @@ def _kind(folder: Path) -> str:
     """Known before torch is imported, so that help does not wait for it."""
     try:
         return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["job"]["kind"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{folder} holds no training run; unrolled train makes one") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'config.json'} is damaged ({error})") from None

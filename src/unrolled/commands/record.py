@@ -59,15 +59,19 @@ def _record(run: Run, options: Any) -> None:
     extra("zarr", "unrolled record", "trace")
     if options.split not in SPLITS:
         raise ValueError(f"--split: given {options.split!r}, expected one of {', '.join(SPLITS)}")
-    sequences = options.sequences or (1 if run.job.kind == "text" else 64)
+    usual = 1 if run.job.kind == "text" else 64
+    sequences = usual if options.sequences is None else options.sequences
     for name, value in (("sequences", sequences), ("steps", options.steps)):
         if value < 1:
             raise ValueError(f"--{name}: must be at least 1, given {value}")
     out: Path = options.out or run.folder / "trace.zarr"
     model, problem = run.model(), open_problem(run.job)
     state, inputs, targets, lengths = None, [], [], None
+    batches = list(problem.sample(options.split, sequences, options.steps))
+    if not batches:
+        raise ValueError(f"--sequences: the {options.split} part is shorter than {sequences} steps; give fewer")
     with torch.no_grad(), record(model, names=options.names, to=out):
-        for batch in problem.sample(options.split, sequences, options.steps):
+        for batch in batches:
             _, state = answer(model, batch, state)
             inputs.append(batch.inputs)
             targets.append(batch.targets)

@@ -89,7 +89,7 @@ def default_folder(job: Job) -> Path:
 
 def _read(kind: Kind, arguments: Sequence[str]) -> tuple[Job, Place]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="base")
+    first.add_argument("--preset", nargs="?", default="base")
     chosen: Any = first.parse_known_args(list(arguments))[0].preset
     start = preset(kind, chosen if chosen in PRESETS else "base", "")
 

@@ -84,12 +84,15 @@ class Scales:
 
     @classmethod
     def of(cls, panel: Panel, ends: Sequence[int]) -> Scales:
-        """From the first `ends[i]` rows of each series."""
+        """From the first `ends[i]` rows of each series; one that has no value there is scaled as all together are."""
         columns = (*panel.targets, *panel.covariates)
         parts = [values[:end] for values, end in zip(panel.values, ends, strict=True)]
+        known = [~np.isnan(part).all(0) for part in parts]
+        whole = _moments(np.concatenate(parts)) if not np.all(known) else ([0.0], [1.0])
         mean, std = {}, {}
-        for name, part in zip(panel.series, parts, strict=True):
-            mean[name], std[name] = _moments(part)
+        for name, part, there in zip(panel.series, parts, known, strict=True):
+            found = zip(_moments(part), whole, strict=True)
+            mean[name], std[name] = (np.where(there, own, joint).tolist() for own, joint in found)
         missing = np.any([np.isnan(part).any(0) for part in parts], axis=0)
         step = panel.step
         days = 0.0 if step is None else float(step / _DAY) * max(ends)
@@ -209,6 +212,11 @@ class Series(Problem):
                     f"{name}: its {split} part, of {most} steps of the longest series, has no room for a window of "
                     f"{window} and a horizon of {horizon} steps; give more rows, or set window or horizon lower"
                 )
+            if not self._known(split):
+                raise ValueError(
+                    f"{name}: its {split} part has no value of {', '.join(panel.targets)} that could be forecast, all "
+                    "are missing; give other rows, or set validation and test to other shares"
+                )
         self._order = Shuffled(self._count("train"), batch_size, seed)
         self._batch_size = batch_size
 
@@ -306,6 +314,15 @@ class Series(Problem):
 
     def _count(self, split: Split) -> int:
         return int((self._origins[split][:, 1] - self._origins[split][:, 0]).sum())
+
+    def _known(self, split: Split) -> bool:
+        """Whether any value that is to be forecast is there."""
+        reached = zip(self._starts, self._origins[split], strict=True)
+        return any(
+            not np.isnan(self._targets[start + first + 1 : start + last + self.horizon]).all()
+            for start, (first, last) in reached
+            if last > first
+        )
 
     def _made(self, split: Split, numbers: Array, *, scored_from: int) -> Windows:
         """The windows of these numbers, counted over all series."""

@@ -184,8 +184,10 @@ class Text(Problem):
     def _in_new_order(self, epoch: int) -> Symbols:
         drawn = random("text", self._seed, epoch)
         order = drawn.permutation(len(self._documents))
-        stream = joined([self._documents[number] for number in order])
-        return np.roll(stream[:-1], -int(drawn.integers(len(stream) - 1)))
+        # A ring: the boundary after the last document is the one before the first.
+        ring = joined([self._documents[number] for number in order])[:-1]
+        begun = np.roll(ring, -int(drawn.integers(len(ring))))
+        return np.append(begun, begun[0])
 
     def _made(self, read: Tensor, *, goes_on: bool) -> Batch:
         """read: (B, T + 1) symbols."""

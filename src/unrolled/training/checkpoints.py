@@ -29,7 +29,7 @@ class Damaged(ValueError):
 
 
 def write_checkpoint(folder: Path, state: State) -> Path:
-    """Write a state, then remove all but the last checkpoints.
+    """Write a state, then remove all checkpoints but it and the one before; later ones are damaged, or it would go on.
 
     Raises:
         OSError: it cannot be written; the earlier ones are still there.
@@ -56,8 +56,10 @@ def write_checkpoint(folder: Path, state: State) -> Path:
     )
     content = save(tensors, metadata={"unrolled": header, "sha256": _digest(tensors, header)})
     path = write(folder / f"step-{state.step:09d}.safetensors", lambda file: file.write(content))
-    for old in sorted(folder.glob("step-*.safetensors"))[:-_KEPT]:
-        old.unlink(missing_ok=True)
+    found = checkpoints(folder)
+    at = found.index(path)
+    for other in found[:at] + found[at + _KEPT :]:
+        other.unlink(missing_ok=True)
     return path
 
 

@@ -85,7 +85,7 @@ class State:
     Attributes:
         step: steps that were taken.
         seconds: how long they took.
-        losses: their losses since the last validation.
+        losses: (processes, steps) each process's losses since the last validation.
         model, best: weights now and at the best validation.
         optimizer: the optimiser's state_dict.
         carried: states that the next batch goes on from, batch of all processes.
@@ -157,10 +157,10 @@ class Training:
         """
         budget, metrics = self.budget, []
         start = time.perf_counter() - self._seconds
-        while self._step < budget.steps:
+        while not self._stopped and self._step < budget.steps:
             self._take()
             self._seconds = time.perf_counter() - start
-            if self._step % budget.validate_every == 0 or self._step == budget.steps:
+            if self._validates:
                 metrics.append(self._validate())
                 self._seconds = time.perf_counter() - start
                 if on_progress:
@@ -168,8 +168,6 @@ class Training:
                 self._stopped = self._why_stop()
             if after_step is not None and after_step(self) and not self._stopped:
                 return None
-            if self._stopped:
-                break
         self.model.load_state_dict(self._best)
         self.model.eval()
         return Fit(tuple(metrics), self._best_step, self._best_value, self._stopped or "steps")
@@ -187,6 +185,7 @@ class Training:
     def state(self) -> State:
         """Where the training stands now. All processes have to ask for it together."""
         carried = self._carried if isinstance(self._carried, tuple) else (self._carried,)
+        losses = torch.stack(self._losses) if self._losses else torch.empty(0, device=self.world.device)
         generator = torch.get_rng_state()
         if self.world.device.type == "cuda":
             generator = torch.cat((generator, torch.cuda.get_rng_state(self.world.device)))
@@ -195,7 +194,7 @@ class Training:
             self._seconds,
             self._best_step,
             self._best_value,
-            torch.stack(self._losses) if self._losses else torch.empty(0),
+            self.world.joined(losses.unsqueeze(0), 0),
             self.model.state_dict(),
             self._best,
             self._optimizer.state_dict(),
@@ -208,11 +207,15 @@ class Training:
         device, share = self.world.device, self.world.share
         self._step, self._seconds = state.step, state.seconds
         self._best_step, self._best_value, self._best = state.best_step, state.best_value, dict(state.best)
-        self._losses = list(state.losses.to(device))
+        # The mean of the processes' losses is that of the joint batch.
+        losses = state.losses[share.part] if len(state.losses) == share.of else state.losses.mean(0)
+        self._losses = list(losses.to(device))
         self.model.load_state_dict(state.model)
         self._optimizer.load_state_dict(state.optimizer)
         carried = tuple(s[:, share.rows(s.size(1))].clone().to(device) for s in state.carried)
         self._carried = None if not carried else carried if len(carried) > 1 else carried[0]
+        # It may have been lost between its last checkpoint and its end.
+        self._stopped = self._why_stop() if self._validates else None
         if len(state.generators) != share.of:
             # Another number of processes: none of the old random streams is theirs.
             torch.manual_seed(hash((state.step, share.part, share.of)) % 2**32)
@@ -222,6 +225,11 @@ class Training:
         torch.set_rng_state(generator[:own])
         if device.type == "cuda":
             torch.cuda.set_rng_state(generator[own:], device)
+
+    @property
+    def _validates(self) -> bool:
+        """Whether a validation follows the step that was taken last."""
+        return self._step % self.budget.validate_every == 0 or self._step == self.budget.steps
 
     def _take(self) -> None:
         """One step of the optimiser."""

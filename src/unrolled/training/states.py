@@ -26,9 +26,11 @@ def look(model: nn.Module, problem: Problem, world: World) -> dict[str, Mapping[
         Recorded name -> for a state its "mean" and root mean square ("rms"), for a gate its "mean" and the shares of
         units and steps at which it is "open" (above 0.9) and "closed" (below 0.1).
     """
-    own = next(problem.pieces("validation", world.share), None)
-    # A process without a share looks at another's, to know the names, and adds nothing.
-    batch = own or next(problem.pieces("validation", ALL))
+    piece = next(problem.pieces("validation", ALL))
+    rows = world.share.rows(len(piece.inputs))
+    own = rows.stop > rows.start
+    # A process without a share looks at the whole, to know the names, and adds nothing.
+    batch = piece.rows(rows) if own else piece
     training = model.training
     model.eval()
     try:
@@ -38,7 +40,7 @@ def look(model: nn.Module, problem: Problem, world: World) -> dict[str, Mapping[
         model.train(training)
     names = [name for name in trace if name.rpartition(".")[2] in {*_STATES, *_GATES}]
     sums = torch.stack([_sums(trace[name], trace.lengths(name)) for name in names]).cpu()
-    total = world.total(sums if own is not None else torch.zeros_like(sums))
+    total = world.total(sums if own else torch.zeros_like(sums))
     return {name: _figures(name, row) for name, row in zip(names, total.tolist(), strict=True)}
 
 

@@ -27,7 +27,15 @@ _AGREE_EVERY = 10  # steps between two talks of several processes about whether 
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training was asked to stop, and has written a checkpoint."""
+    """A training was asked to stop by a signal, and has written a checkpoint.
+
+    Attributes:
+        status: the exit status that tells of the signal.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.status = 128 + signal
 
 
 class Display(Protocol):
@@ -126,7 +134,7 @@ def train(
         with _asked_to_stop() as asked:
             result = training.run(keeper.validated, after_step=lambda t: keeper.stepped(t, asked))
         if result is None:
-            raise Interrupted(f"stopped at step {training.step} of {job.budget.steps}")
+            raise Interrupted(f"stopped at step {training.step} of {job.budget.steps}", asked[0] if asked else 2)
         keeper.finish(training, problem, result)
     world.wait()
     return run

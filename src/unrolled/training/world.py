@@ -82,6 +82,8 @@ class Together:
             here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
             options = {"devices": here, "num_nodes": everywhere // here, "strategy": "ddp"}
         self._fabric = fabric.Fabric(accelerator=device, precision=precision, **options)
+        if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and options.get("num_nodes") == 1:
+            _meet_again(self._fabric.device)
         self._fabric.launch()
         self.share = Share(self._fabric.global_rank, self._fabric.world_size)
         self.device = self._fabric.device
@@ -126,6 +128,23 @@ class Together:
     def wait(self) -> None:
         """Until every process is here."""
         self._fabric.barrier()
+
+
+def _meet_again(device: torch.device) -> None:
+    """Let processes that were started again find each other; Fabric goes on from there.
+
+    torchrun keeps the store in which they leave their addresses (torch 2.13). One that looks early would find those of
+    the processes before, so each start has a part of the store to itself. Nodes count their starts each for itself, so
+    this holds for one node.
+    """
+    # Not every torch is built with it.
+    from torch.distributed import PrefixStore, init_process_group  # type: ignore[attr-defined]
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, of = next(rendezvous("env://"))
+    own = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    init_process_group(backend, store=own, rank=rank, world_size=of)
 
 
 Told = Callable[[str], None]
