@@ -216,7 +216,7 @@ class Job:
     network: Network = dataclasses.field(default_factory=Network)
     budget: Budget = dataclasses.field(default_factory=Budget)
     seed: int = 0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
         if self.network.bidirectional and self.kind in ("text", "series"):

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from unrolled.extras import extra
 from unrolled.problems.problem import ALL, Share
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["32-true", "bf16-mixed"]
 
 
 class World(Protocol):
