@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 # What is done with one training, and what is left when it is interrupted.
 _OF_A_RUN = {
-    "train": ("train a network on your data", "the last checkpoint is kept, and --resume goes on from it"),
+    "train": ("train a network on your data", "--resume goes on from the last checkpoint, if there is one"),
     "predict": ("continue a text, forecast a series, name classes", "nothing more was written"),
     "evaluate": ("measure a trained network beside baselines", "nothing was written"),
     "record": ("write every state and gate over the test data", "what was recorded is unfinished"),
@@ -51,6 +52,10 @@ def _run(command: Callable[[], int], kept: str) -> int:
     except KeyboardInterrupt as error:
         print(f"{str(error) or 'interrupted'}; {kept}", file=sys.stderr)
         return getattr(error, "status", 130)
+    except BrokenPipeError:
+        # Whoever read the output has read enough. Python would complain again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
         # An OSError of ours has its whole message in strerror, and a number before it that tells the reader nothing.
         ours = isinstance(error, OSError) and error.filename is None and error.strerror

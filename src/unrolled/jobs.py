@@ -21,8 +21,6 @@ Cell = Literal[
     "zoneout",
 ]
 Kind = Literal["text", "series", "classify", "task"]
-Preset = Literal["small", "base"]
-PRESETS: tuple[Preset, ...] = ("small", "base")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +95,7 @@ class TextData(_Divided):
         path: a file, a folder, or one of: code, prose.
         encoding: of the files.
         pattern: which files of a folder.
-        characters: at most this many are read.
+        characters: at most this many are read; 4,000,000 of code, as the task of that name does, if omitted.
         length: characters of a piece, through which gradients flow.
         carry: whether states go on from piece to piece in training.
         symbols: characters of the vocabulary, the commonest ones.
@@ -249,79 +247,3 @@ class Job:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"is not what a training was asked for ({error!r})") from error
-
-
-# What each kind of work starts from; `small` is for a first look, in a minute or less on two cores.
-_DEFAULTS: dict[tuple[Kind, Preset], tuple[Network, Budget, dict[str, Any]]] = {
-    ("text", "small"): (
-        Network(cell="gru", hidden_size=192, embedding_size=32),
-        Budget(steps=800, batch_size=32, learning_rate=8e-3, schedule="cosine", warmup=50, optimizer="adamw"),
-        {"validation_characters": 50_000},
-    ),
-    ("text", "base"): (
-        Network(cell="gru", hidden_size=512, embedding_size=64),
-        Budget(
-            steps=3200,
-            batch_size=64,
-            learning_rate=8e-3,
-            schedule="cosine",
-            warmup=200,
-            optimizer="adamw",
-            weight_decay=0.01,
-            validate_every=400,
-        ),
-        {},
-    ),
-    ("series", "small"): (
-        Network(hidden_size=32),
-        Budget(steps=500, batch_size=32, learning_rate=3e-3, schedule="cosine", warmup=50, optimizer="adamw"),
-        {},
-    ),
-    ("series", "base"): (
-        Network(hidden_size=64, dropout=0.2),
-        Budget(
-            steps=2000,
-            batch_size=64,
-            learning_rate=2e-3,
-            schedule="cosine",
-            warmup=50,
-            optimizer="adamw",
-            weight_decay=0.01,
-            validate_every=50,
-            patience=10,
-        ),
-        {},
-    ),
-    ("classify", "small"): (
-        Network(hidden_size=32, bidirectional=True, dropout=0.2),
-        Budget(steps=300, batch_size=32, learning_rate=5e-3, schedule="cosine", optimizer="adamw", validate_every=25),
-        {},
-    ),
-    ("classify", "base"): (
-        Network(hidden_size=96, bidirectional=True, dropout=0.4),
-        Budget(
-            steps=1500,
-            batch_size=32,
-            learning_rate=3e-3,
-            schedule="cosine",
-            optimizer="adamw",
-            weight_decay=0.01,
-            validate_every=50,
-        ),
-        {},
-    ),
-    ("task", "small"): (Network(hidden_size=32), Budget(steps=500, batch_size=64), {}),
-    ("task", "base"): (Network(hidden_size=64), Budget(steps=3000, batch_size=64), {}),
-}
-
-
-def preset(kind: Kind, name: Preset, path: str) -> Job:
-    """The job that a preset makes of data.
-
-    Raises:
-        ValueError: no such preset.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"preset: given {name!r}, expected one of {', '.join(PRESETS)}")
-    network, budget, data = _DEFAULTS[kind, name]
-    return Job(data=DATA[kind](path=path, **data), network=network, budget=budget)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unrolled.problems.classify import padded, scaled
-from unrolled.problems.series import RESIDUALS, Scales
+from unrolled.problems.scales import Scales
+from unrolled.problems.series import RESIDUALS
 from unrolled.problems.text import BOUNDARY, OTHER, Vocabulary
 from unrolled.runs import Run
 from unrolled.storage import read_json

@@ -50,6 +50,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
                 # A temporary file is its owner's alone; what is written here is there to be passed on.
                 os.chmod(file.name, 0o666 & ~_umask())
                 os.replace(file.name, path)
+                _flush_folder(path.parent)
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
                 raise
@@ -58,6 +59,16 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
             error.errno, f"cannot write {path}: {error.strerror or error}; choose another folder"
         ) from None
     return path
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the new name on disk too, where the system lets a folder be opened."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _umask() -> int:

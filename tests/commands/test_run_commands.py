@@ -44,7 +44,7 @@ def test_interrupted_training_that_is_resumed_ends_with_the_same_weights(
     with monkeypatch.context() as patched:
         patched.setattr(TrainingDisplay, "step", interrupt)
         assert train(kind, path, out, *options) == 130
-    said = "stopped at step 3 of 4; the last checkpoint is kept, and --resume goes on from it"
+    said = "stopped at step 3 of 4; --resume goes on from the last checkpoint, if there is one"
     assert capsys.readouterr().err.splitlines()[-1] == said
     assert not Run.open(out).finished
     assert train(kind, path, out, *options, "--resume") == 0
@@ -176,6 +176,41 @@ def test_classes_are_a_table_with_probabilities_that_sum_to_one(
         assert row["predicted"] == max(chances, key=chances.__getitem__)
     known = {(row["label"], row["p(left)"]) for row in whole}
     assert all((row["label"], row["p(left)"]) in known for row in test)
+
+
+def test_sequences_whose_classes_nobody_knows_are_named_too(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (place / "g.csv").read_text().splitlines()
+    known, unknown = tmp_path / "known.csv", tmp_path / "unknown.csv"
+    known.write_text("\n".join(lines))
+    unknown.write_text("\n".join(",".join((cells := line.split(","))[:1] + cells[2:]) for line in lines))
+    with_labels = table(ran("predict", place / "classify", "--data", known, capsys=capsys))
+    without = table(ran("predict", place / "classify", "--data", unknown, capsys=capsys))
+    assert {row["label"] for row in without} == {""}
+    assert {row["label"] for row in with_labels} == {"left", "right"}
+    assert [row["predicted"] for row in without] == [row["predicted"] for row in with_labels]
+
+
+def test_a_run_is_evaluated_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy_sine(tmp_path / "s.csv")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert train("series", "s.csv", tmp_path / "run", *TABLE) == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "ridge" in ran("evaluate", tmp_path / "run", capsys=capsys)
+
+
+def test_reader_who_has_read_enough_is_no_error(place: Path) -> None:
+    command = [sys.executable, "-m", "unrolled", "predict", str(place / "text"), "--length", "5000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.read(1)
+        child.stdout.close()
+        assert child.stderr.read() == b""
 
 
 @pytest.mark.parametrize("kind", ["text", "series", "classify"])

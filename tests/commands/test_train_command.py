@@ -122,7 +122,7 @@ def test_interrupt_says_that_resume_goes_on_and_it_does(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     last = errors.splitlines()[-1]
     assert re.fullmatch(
-        r"stopped at step \d+ of 200000; the last checkpoint is kept, and --resume goes on from it", last
+        r"stopped at step \d+ of 200000; --resume goes on from the last checkpoint, if there is one", last
     )
     stopped = int(last.split()[3])
     assert not Run.open(out).finished

@@ -16,7 +16,8 @@ from tiny_commands import ALONE, refused
 from unrolled.budget import Budget
 from unrolled.cli import main
 from unrolled.commands.train import Place
-from unrolled.jobs import DATA, Job, Kind, Network, preset
+from unrolled.jobs import DATA, Job, Kind, Network
+from unrolled.presets import preset
 from unrolled.runs import Run
 from unrolled.training import train as training
 

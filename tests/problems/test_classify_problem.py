@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from small_runs import classify_job, labelled_csv, trained
 
 from unrolled.data.labelled import Labelled
-from unrolled.jobs import Job, preset
+from unrolled.jobs import Job
 from unrolled.model import SequenceModel
+from unrolled.presets import preset
 from unrolled.problems.classify import Classify, divided, padded
 from unrolled.problems.opening import open_problem
 from unrolled.problems.problem import Share, answer, summed

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.budget import Budget
-from unrolled.jobs import DATA, PRESETS, ClassifyData, Job, Kind, Network, SeriesData, TaskData, TextData, preset
+from unrolled.jobs import DATA, ClassifyData, Job, Kind, Network, SeriesData, TaskData, TextData
 from unrolled.model import LAYERS
+from unrolled.presets import PRESETS, preset
 from unrolled.problems.problem import Shape
 from unrolled.runs import build
 

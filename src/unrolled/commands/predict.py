@@ -11,8 +11,10 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from unrolled.commands.options import positional, read
-from unrolled.jobs import ClassifyData, SeriesData
+from unrolled.jobs import DATA, ClassifyData, SeriesData
 
 if TYPE_CHECKING:
     from unrolled.runs import Run
@@ -54,7 +56,7 @@ _OPTIONS: dict[str, tuple[list[tuple[str, Any, Any]], str]] = {
 
         Attributes:
             run: the run's folder.
-            data: a file as the one that was trained on; the run's test part if omitted.
+            data: a file as the one that was trained on, which may lack the classes; the run's test part if omitted.
             out: a CSV file; the terminal if omitted.
         """,
     ),
@@ -87,7 +89,10 @@ def main(arguments: Sequence[str]) -> int:
 def _kind(folder: Path) -> str:
     """Known before torch is imported, so that help does not wait for it."""
     try:
-        return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["job"]["kind"])
+        kind = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["job"]["kind"])
+        if kind not in DATA:
+            raise ValueError(f"unknown kind {kind!r}")
+        return kind
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{folder} holds no training run; unrolled train makes one") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -116,8 +121,16 @@ def _series(run: Run, options: Any) -> None:
         for step, time in enumerate(one.times):
             for column, target in enumerate(one.targets):
                 figures = (values[step, column] for values in (one.values, one.lower, one.upper))
-                rows.append((one.series, str(time), target, *(f"{figure:.6g}" for figure in figures)))
+                rows.append((one.series, _written(time), target, *(f"{figure:.6g}" for figure in figures)))
     _write(rows, options.out)
+
+
+def _written(time: Any) -> str:
+    """A time to the second, or as finely as it is; a number of steps as it is."""
+    if not isinstance(time, np.datetime64):
+        return str(time)
+    seconds = time.astype("datetime64[s]")
+    return str(seconds if seconds == time else time)
 
 
 def _classify(run: Run, options: Any) -> None:

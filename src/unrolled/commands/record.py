@@ -18,7 +18,7 @@ Attributes:
     run: the run's folder.
     out: the trace, a zarr directory; trace.zarr in the run's folder if omitted.
     names: which states and gates, as patterns; all if omitted.
-    sequences: how many sequences; for text places of it that are read side by side.
+    sequences: how many sequences, of series and classes 256 at most; for text places that are read side by side.
     steps: characters of each, for text.
     split: of which part of the data.
 """

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from unrolled.commands.options import positional, read
-from unrolled.jobs import DATA, PRESETS, Job, Kind, Preset, preset
+from unrolled.data.real import REAL
+from unrolled.extras import extra
+from unrolled.jobs import DATA, Job, Kind
+from unrolled.presets import PRESETS, Preset, preset
 
 _USAGE = """usage: unrolled train {text,series,classify,task} PATH [options]
 
@@ -93,7 +96,7 @@ def _read(kind: Kind, arguments: Sequence[str]) -> tuple[Job, Place]:
     chosen: Any = first.parse_known_args(list(arguments))[0].preset
     start = preset(kind, chosen if chosen in PRESETS else "base", "")
 
-    import tyro
+    tyro = extra("tyro", "unrolled train", "train")
 
     # The path is given by its place; everything else of the data by name.
     data: Any = make_dataclass(
@@ -119,6 +122,10 @@ def _read(kind: Kind, arguments: Sequence[str]) -> tuple[Job, Place]:
         default=options(**parts, place=Place()),
     )
     given = dataclasses.asdict(found.data)
+    # The run can then be evaluated from anywhere. A name of real data, or a task, is no file.
+    for name in ("path", "test_path"):
+        if given.get(name) and Path(given[name]).exists() and given[name] not in REAL:
+            given[name] = str(Path(given[name]).resolve())
     return Job(
         data=DATA[kind](**given), **{name: getattr(found, name) for name in parts if name != "data"}
     ), found.place

@@ -34,7 +34,12 @@ class Labelled:
 
 
 def load_labelled(
-    path: str | os.PathLike[str], *, label: str | None = None, id: str | None = None, encoding: str = "utf-8"
+    path: str | os.PathLike[str],
+    *,
+    label: str | None = None,
+    id: str | None = None,
+    encoding: str = "utf-8",
+    known: bool = True,
 ) -> Labelled:
     """Read labelled sequences; the name's ending says how.
 
@@ -52,6 +57,8 @@ def load_labelled(
         label: the column with the class, for tables.
         id: the column that says which sequence a row belongs to, for tables.
         encoding: of a file of text.
+        known: whether there is a class to learn from. If not, one class is enough, and tables need no column of it: a
+            sequence without one has the class "".
 
     Raises:
         FileNotFoundError: nothing is at `path`.
@@ -67,10 +74,10 @@ def load_labelled(
         raise FileNotFoundError(f"{place} does not exist; give a file that ends in {_FORMATS}")
     if suffix in (".csv", ".parquet"):
         if suffix == ".csv":
-            table = from_csv(place, _text(place, encoding), id=id, label=label)
+            table = from_csv(place, _text(place, encoding), id=id, label=label, known=known)
         else:
-            table = from_parquet(place, id=id, label=label)
-        return _labelled(place, *table)
+            table = from_parquet(place, id=id, label=label, known=known)
+        return _labelled(place, *table, known=known)
     if suffix not in (".ts", ".tsv", ".txt"):
         raise ValueError(f"{place} ends in {suffix!r}; expected a file that ends in {_FORMATS}")
     if id is not None or label is not None:
@@ -79,12 +86,12 @@ def load_labelled(
     entries = list(_archive(place, lines) if suffix == ".ts" else _ucr(place, lines))
     if not entries:
         raise ValueError(f"{place} has no sequences; expected one a line")
-    return _labelled(place, tuple(str(number + 1) for number in range(len(entries[0].channels))), entries)
+    return _labelled(place, tuple(str(number + 1) for number in range(len(entries[0].channels))), entries, known=known)
 
 
-def _labelled(path: Path, channels: tuple[str, ...], entries: Sequence[Steps]) -> Labelled:
+def _labelled(path: Path, channels: tuple[str, ...], entries: Sequence[Steps], *, known: bool) -> Labelled:
     kinds = {entry.label for entry in entries}
-    if len(kinds) < 2:
+    if known and len(kinds) < 2:
         raise ValueError(
             f"{path}: all {len(entries)} sequences have the label {entries[0].label!r}; expected two classes or more"
         )

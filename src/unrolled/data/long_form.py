@@ -37,7 +37,9 @@ class Steps(NamedTuple):
     channels: Sequence[NDArray[np.float64]]
 
 
-def from_csv(path: Path, text: str, *, id: str | None, label: str | None) -> tuple[tuple[str, ...], list[Steps]]:
+def from_csv(
+    path: Path, text: str, *, id: str | None, label: str | None, known: bool = True
+) -> tuple[tuple[str, ...], list[Steps]]:
     """The names of the channels and the sequences of a CSV file, in the order in which they begin.
 
     Columns are divided by a comma, a semicolon or a tab, by whichever the first line has most.
@@ -47,6 +49,7 @@ def from_csv(path: Path, text: str, *, id: str | None, label: str | None) -> tup
         text: what is in it.
         id: the column that says which sequence a row belongs to.
         label: the column with the class.
+        known: whether the classes have to be there; if not, a sequence without one has the class "".
 
     Raises:
         ValueError: a column is not there, or a row cannot be read; the message names the file, the line and the column.
@@ -55,10 +58,12 @@ def from_csv(path: Path, text: str, *, id: str | None, label: str | None) -> tup
     divider = max(",;\t", key=head.count)
     lines = _csv_rows(path, csv.reader(io.StringIO(text, newline=""), delimiter=divider, strict=True))
     _, names = next(lines, (0, []))
-    return _sequences(path, "line", [name.strip() for name in names], lines, id=id, label=label)
+    return _sequences(path, "line", [name.strip() for name in names], lines, id=id, label=label, known=known)
 
 
-def from_parquet(path: Path, *, id: str | None, label: str | None) -> tuple[tuple[str, ...], list[Steps]]:
+def from_parquet(
+    path: Path, *, id: str | None, label: str | None, known: bool = True
+) -> tuple[tuple[str, ...], list[Steps]]:
     """The same of a Parquet file; its rows are numbered from 1.
 
     Raises:
@@ -75,7 +80,7 @@ def from_parquet(path: Path, *, id: str | None, label: str | None) -> tuple[tupl
         rows = enumerate(
             (row for batch in file.iter_batches() for row in zip(*batch.to_pydict().values(), strict=True)), start=1
         )
-        return _sequences(path, "row", file.schema_arrow.names, rows, id=id, label=label)
+        return _sequences(path, "row", file.schema_arrow.names, rows, id=id, label=label, known=known)
 
 
 def _csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
@@ -108,16 +113,19 @@ def _sequences(
     *,
     id: str | None,
     label: str | None,
+    known: bool,
 ) -> tuple[tuple[str, ...], list[Steps]]:
-    at_id, at_label = _columns(path, names, id=id, label=label)
+    if not known and label not in names:
+        label = None
+    at_id, at_label = _columns(path, names, id=id, label=label, known=known)
     channels = [column for column in range(len(names)) if column not in (at_id, at_label)]
     found: dict[str, _Rows] = {}
     for line, cells in rows:
         if len(cells) != len(names):
             raise ValueError(f"{path}: {unit} {line} has {len(cells)} cells; the header has {len(names)} columns")
-        name, kind = _text(cells[at_id]), _text(cells[at_label])
+        name, kind = _text(cells[at_id]), "" if at_label is None else _text(cells[at_label])
         for column, cell in ((at_id, name), (at_label, kind)):
-            if not cell:
+            if not cell and column is not None and (known or column == at_id):
                 raise ValueError(
                     f"{path}: {unit} {line} has nothing in column {names[column]!r}; every row needs its sequence's "
                     f"{'name' if column == at_id else 'class'}"
@@ -125,7 +133,7 @@ def _sequences(
         steps = found.get(name)
         if steps is None:
             steps = found[name] = _Rows(line, kind, len(channels))
-        elif kind != steps.label:
+        elif kind != steps.label and at_label is not None:
             raise ValueError(
                 f"{path}: {unit} {line} has {kind!r} in column {names[at_label]!r}, but sequence {name!r} has "
                 f"{steps.label!r} from {unit} {steps.line} on; a sequence has one class"
@@ -146,7 +154,9 @@ def _sequences(
     ]
 
 
-def _columns(path: Path, names: Sequence[str], *, id: str | None, label: str | None) -> tuple[int, int]:
+def _columns(
+    path: Path, names: Sequence[str], *, id: str | None, label: str | None, known: bool
+) -> tuple[int, int | None]:
     if not any(names):
         raise ValueError(f"{path} is empty; expected a header and one row for each step of each sequence")
     listed = ", ".join(names)
@@ -160,6 +170,8 @@ def _columns(path: Path, names: Sequence[str], *, id: str | None, label: str | N
         if names.count(name) > 1:
             raise ValueError(f"{path} has {names.count(name)} columns named {name!r}; give each its own name")
     for option, given in (("id", id), ("label", label)):
+        if given is None and option == "label" and not known:
+            continue
         if given is None:
             what = "the sequence that a row belongs to" if option == "id" else "the class"
             raise ValueError(f"{path}: name the column of {what} with {option}=; its columns are {listed}")
@@ -169,11 +181,10 @@ def _columns(path: Path, names: Sequence[str], *, id: str | None, label: str | N
             raise ValueError(f"{path} has no column {given!r} for {option}=; its columns are {listed}{hint}")
     if id == label:
         raise ValueError(f"{path}: id= and label= are both {id!r}; they are two columns")
-    if len(names) == 2:
+    if len(names) == (1 if label is None else 2):
         raise ValueError(f"{path} has no columns besides id={id!r} and label={label!r}; the others are its channels")
     assert id is not None
-    assert label is not None
-    return names.index(id), names.index(label)
+    return names.index(id), None if label is None else names.index(label)
 
 
 def _text(cell: Any) -> str:

@@ -12,12 +12,10 @@ from unrolled.problems.problem import Problem
 if TYPE_CHECKING:
     from unrolled.data.labelled import Labelled
     from unrolled.data.panel import Panel
-    from unrolled.problems.series import Scales
+    from unrolled.problems.scales import Scales
     from unrolled.tasks.task import Split
 
 Tell = Callable[[str], None]
-
-_EVERYTHING = 1_000_000_000  # more characters than any library has
 
 
 def open_problem(job: Job, *, tell: Tell = lambda line: None) -> Problem:
@@ -59,9 +57,8 @@ def _text(job: Job, data: TextData, tell: Tell) -> Problem:
     from unrolled.problems.text import Text
 
     if _named(data.path, "text"):
-        parts = load_text(
-            data.path, characters=data.characters or _EVERYTHING, validation=data.validation, test=data.test
-        )
+        most = {} if data.characters is None else {"characters": data.characters}
+        parts = load_text(data.path, validation=data.validation, test=data.test, **most)
         tell(f"{data.path}: {REAL[data.path].what}; {REAL[data.path].licence}")
     else:
         documents = load_documents(data.path, encoding=data.encoding, pattern=data.pattern, characters=data.characters)
@@ -149,15 +146,15 @@ def _parts(data: ClassifyData, tell: Tell) -> dict[Split, Labelled]:
     return divided(whole, {"validation": data.validation, "test": data.test})
 
 
-def _labelled(data: ClassifyData, path: str) -> Labelled:
+def _labelled(data: ClassifyData, path: str, *, known: bool = True) -> Labelled:
     from unrolled.data.labelled import load_labelled
 
-    return load_labelled(path, label=data.label, id=data.id, encoding=data.encoding)
+    return load_labelled(path, label=data.label, id=data.id, encoding=data.encoding, known=known)
 
 
 def open_labelled(data: ClassifyData, *, path: Path | None = None) -> Labelled:
-    """The test part of a job, or another file like it."""
-    return _labelled(data, str(path)) if path is not None else _parts(data, lambda line: None)["test"]
+    """The test part of a job, or another file like it, whose classes need not be known."""
+    return _labelled(data, str(path), known=False) if path is not None else _parts(data, lambda line: None)["test"]
 
 
 def _named(path: str, kind: Kind) -> bool:

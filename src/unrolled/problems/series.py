@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.problems.problem import ALL, Problem, Shape, Share, Shuffled, answer
+from unrolled.problems.scales import DAY, Scales
 from unrolled.tasks.task import SPLITS, Batch, Split
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ _CHUNK = 256  # windows of a piece
 # Quantiles of the validation residuals that are kept.
 LEVELS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995)
 RESIDUALS = "residuals.json"
-_DAY = np.timedelta64(1, "D")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,114 +45,6 @@ class Windows(Batch):
 
     last: Tensor
     units: Tensor
-
-
-class Scaled(NamedTuple):
-    """One series in scaled units.
-
-    Attributes:
-        inputs: (T, I) the columns, each missing value the last one before it; whether each was missing; and the time.
-        targets: (T, K) NaN where missing.
-        mean, units: (K,) of each target: what 0 is, and what a scaled unit is.
-    """
-
-    inputs: Array
-    targets: Array
-    mean: Array
-    units: Array
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scales:
-    """How a panel is made into inputs; what the training part decided.
-
-    Attributes:
-        targets, covariates: columns.
-        mean, std: series -> (C,) of each column over the training part.
-        masked: columns with missing values, of which the network is told.
-        daily, weekly, yearly: whether the network is told the time of the day, of the week, of the year.
-    """
-
-    targets: tuple[str, ...]
-    covariates: tuple[str, ...]
-    mean: dict[str, list[float]]
-    std: dict[str, list[float]]
-    masked: tuple[str, ...]
-    daily: bool
-    weekly: bool
-    yearly: bool
-
-    @classmethod
-    def of(cls, panel: Panel, ends: Sequence[int]) -> Scales:
-        """From the first `ends[i]` rows of each series; one that has no value there is scaled as all together are."""
-        columns = (*panel.targets, *panel.covariates)
-        parts = [values[:end] for values, end in zip(panel.values, ends, strict=True)]
-        known = [~np.isnan(part).all(0) for part in parts]
-        whole = _moments(np.concatenate(parts)) if not np.all(known) else ([0.0], [1.0])
-        mean, std = {}, {}
-        for name, part, there in zip(panel.series, parts, known, strict=True):
-            found = zip(_moments(part), whole, strict=True)
-            mean[name], std[name] = (np.where(there, own, joint).tolist() for own, joint in found)
-        missing = np.any([np.isnan(part).any(0) for part in parts], axis=0)
-        step = panel.step
-        days = 0.0 if step is None else float(step / _DAY) * max(ends)
-        return cls(
-            targets=tuple(panel.targets),
-            covariates=tuple(panel.covariates),
-            mean=mean,
-            std=std,
-            masked=tuple(name for name, gone in zip(columns, missing, strict=True) if gone),
-            daily=bool(step is not None and step < _DAY),
-            weekly=bool(step is not None and step <= _DAY and days >= 14),
-            # Less than two years do not tell what a season does.
-            yearly=days >= 730,
-        )
-
-    @property
-    def width(self) -> int:
-        """I of the inputs."""
-        columns = len(self.targets) + len(self.covariates)
-        return columns + len(self.masked) + 2 * (self.daily + self.weekly + self.yearly)
-
-    def scaled(self, panel: Panel, index: int) -> Scaled:
-        """One series as the network reads it; a series that was not in training is scaled by its own figures."""
-        name, values = panel.series[index], panel.values[index]
-        if name in self.mean:
-            mean, std = self.mean[name], self.std[name]
-        else:
-            mean, std = _moments(values)
-        units = np.asarray(std, np.float32)
-        scaled = (values - np.asarray(mean, np.float32)) / units
-        gone = np.isnan(scaled)
-        columns = (*self.targets, *self.covariates)
-        parts = [_filled(scaled, gone), gone[:, [columns.index(name) for name in self.masked]]]
-        times = panel.times[index]
-        if times is not None:
-            for told, period in ((self.daily, 1.0), (self.weekly, 7.0), (self.yearly, 365.2425)):
-                if told:
-                    angle = (times - np.datetime64(0, "D")) / _DAY % period * (2 * np.pi / period)
-                    parts.append(np.stack((np.sin(angle), np.cos(angle)), 1))
-        inputs = np.concatenate(parts, 1, dtype=np.float32, casting="unsafe")
-        kept = len(self.targets)
-        return Scaled(inputs, scaled[:, :kept], np.asarray(mean[:kept]), units[:kept])
-
-
-def _moments(values: Array) -> tuple[list[float], list[float]]:
-    """(C,) mean and standard deviation of values: (T, C) without those that are missing; 0 and 1 where all are."""
-    there = ~np.isnan(values)
-    count = np.maximum(there.sum(0), 1)
-    mean = np.where(there, values, 0).sum(0, dtype=np.float64) / count
-    spread = np.sqrt(np.where(there, values - mean, 0).__pow__(2).sum(0, dtype=np.float64) / count)
-    return mean.tolist(), np.where(spread > 1e-12 * np.maximum(1, abs(mean)), spread, 1.0).tolist()
-
-
-def _filled(values: Array, gone: Array) -> Array:
-    """values: (T, C) with each missing one the last that was there, 0 before the first."""
-    if not gone.any():
-        return values
-    at = np.where(gone, -1, np.arange(len(values))[:, None])
-    np.maximum.accumulate(at, axis=0, out=at)
-    return np.where(at < 0, 0, np.take_along_axis(values, np.maximum(at, 0), axis=0)).astype(np.float32)
 
 
 class Series(Problem):
@@ -217,6 +109,8 @@ class Series(Problem):
                     f"{name}: its {split} part has no value of {', '.join(panel.targets)} that could be forecast, all "
                     "are missing; give other rows, or set validation and test to other shares"
                 )
+        # (steps, K, horizon) what comes at each step of the whole and after it, without a copy.
+        self._coming = sliding_window_view(self._targets, horizon, axis=0)
         self._order = Shuffled(self._count("train"), batch_size, seed)
         self._batch_size = batch_size
 
@@ -332,11 +226,9 @@ class Series(Problem):
         within = numbers - np.concatenate(([0], ends[:-1]))[series]
         begins = self._starts[series] + origins[series, 0] + within - (window - 1)
         inputs = torch.from_numpy(np.stack([self._inputs[begin : begin + window] for begin in begins]))
-        # After step t of the whole come t + 1, ..., t + horizon.
-        future = sliding_window_view(self._targets, self.horizon, axis=0)
-        coming = torch.from_numpy(np.stack([future[begin + 1 : begin + 1 + window] for begin in begins])).transpose(
-            2, 3
-        )
+        coming = torch.from_numpy(
+            np.stack([self._coming[begin + 1 : begin + 1 + window] for begin in begins])
+        ).transpose(2, 3)
         scored = ~coming.isnan()
         scored[:, :scored_from] = False
         return Windows(
@@ -349,9 +241,9 @@ class Series(Problem):
 
 
 def _season(panel: Panel) -> int | None:
-    if panel.step is None or panel.step >= _DAY or _DAY % panel.step:
+    if panel.step is None or panel.step >= DAY or DAY % panel.step:
         return None
-    return int(_DAY // panel.step)
+    return int(DAY // panel.step)
 
 
 def _levels(column: Array) -> Array:

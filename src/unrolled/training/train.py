@@ -108,6 +108,9 @@ def train(
             stack.enter_context(only_one(folder, "training run"))
             sweep(folder)
         problem = open_problem(job, tell=display.say)
+        # Before the folder has anything of the run: a network that cannot be made should leave none behind.
+        with deterministic(job.seed):
+            model = build(job, problem.shape)
         world.wait()
         run = _opened(folder, job, problem, resume=resume, first=world.first)
         world.wait()
@@ -119,8 +122,6 @@ def train(
             f"{job.budget.steps} steps, on {world.device}"
             + (f" in {world.share.of} processes" if world.share.of > 1 else "")
         )
-        with deterministic(job.seed):
-            model = build(job, problem.shape)
         stack.enter_context(deterministic(_own_seed(job.seed, world.share.part)))
         training = Training(
             model, problem, job.budget, world=world, inspect=lambda m: {"states": look(m, problem, world)}
