@@ -11,8 +11,6 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from unrolled.commands.options import positional, read
 from unrolled.jobs import DATA, ClassifyData, SeriesData
 
@@ -127,7 +125,7 @@ def _series(run: Run, options: Any) -> None:
 
 def _written(time: Any) -> str:
     """A time to the second, or as finely as it is; a number of steps as it is."""
-    if not isinstance(time, np.datetime64):
+    if time.dtype.kind != "M":
         return str(time)
     seconds = time.astype("datetime64[s]")
     return str(seconds if seconds == time else time)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from unrolled.commands.options import positional, read
-from unrolled.data.real import REAL
 from unrolled.extras import extra
 from unrolled.jobs import DATA, Job, Kind
 from unrolled.presets import PRESETS, Preset, preset
@@ -121,6 +120,8 @@ def _read(kind: Kind, arguments: Sequence[str]) -> tuple[Job, Place]:
         description=f"{str(DATA[kind].__doc__).splitlines()[0]} The defaults are those of --preset {chosen}.",
         default=options(**parts, place=Place()),
     )
+    from unrolled.data.real import REAL
+
     given = dataclasses.asdict(found.data)
     # The run can then be evaluated from anywhere. A name of real data, or a task, is no file.
     for name in ("path", "test_path"):
