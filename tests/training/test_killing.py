@@ -62,8 +62,11 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_weights(tmp_path:
 
 # The first files are the lock's note, config.json and metrics.jsonl; then come checkpoints, each after the weights if
 # there are any, and metrics.jsonl after every validation.
-@pytest.mark.parametrize("function", ["fsync", "replace"])
-@pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6, 7])
+# Each is flushed, renamed, and its folder flushed.
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [*(("replace", call) for call in range(1, 8)), *(("fsync", call) for call in range(1, 15))],
+)
 def test_killed_while_it_writes_it_leaves_nothing_half_written(tmp_path: Path, function: str, call: int) -> None:
     job = a_job("text", tmp_path, steps=60, validate_every=10)
     whole = undisturbed(job, tmp_path / "whole")
@@ -71,7 +74,8 @@ def test_killed_while_it_writes_it_leaves_nothing_half_written(tmp_path: Path, f
     child = start_child(job, folder, kill_at=(function, call))
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
-    assert len(leftovers(folder)) == 1
+    renamed = function == "fsync" and call % 2 == 0
+    assert len(leftovers(folder)) == (0 if renamed else 1)
     for path in checkpoints(folder / "checkpoints"):
         assert read_checkpoint(path).step < 60
     on_cpu(job, folder, resume=True)
