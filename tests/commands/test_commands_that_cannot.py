@@ -129,7 +129,7 @@ def test_files_that_are_not_like_the_one_trained_on_are_named(
     other = tmp_path / "other.csv"
     rows = [line.split(",") for line in (place / "g.csv").read_text().splitlines()]
     for columns, said in (
-        ((0, 2, 3), "no column 'label'"),
+        ((1, 2, 3), "no column 'id'"),
         ((0, 1, 2), "has 1 channels (a), and the run was trained on 2"),
     ):
         other.write_text("\n".join(",".join(row[column] for column in columns) for row in rows))
