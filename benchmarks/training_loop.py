@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import unrolled
 from unrolled.budget import Budget
-from unrolled.jobs import Job, Network, SeriesData
+from unrolled.jobs import Cell, Job, Network, SeriesData
 from unrolled.problems.opening import open_problem
 from unrolled.problems.problem import ALL
 from unrolled.problems.series import Series, Windows
@@ -46,10 +46,10 @@ def table(path: Path) -> None:
     parquet.write_table(pa.table({f"c{column}": walks[:, column] for column in range(SIZE)}), path)
 
 
-def job(path: Path, cell: str, steps: int) -> Job:
+def job(path: Path, cell: Cell, steps: int) -> Job:
     budget = Budget(steps=steps, batch_size=BATCH, validate_every=steps, optimizer="adamw", schedule="cosine")
     data = SeriesData(path=str(path), target=("c0",), covariates=("all",), horizon=1, window=STEPS)
-    return Job(data=data, network=Network(cell=cell, hidden_size=SIZE), budget=budget)  # type: ignore[arg-type]
+    return Job(data=data, network=Network(cell=cell, hidden_size=SIZE), budget=budget)
 
 
 def check(asked: Job) -> None:
@@ -130,7 +130,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "walks.parquet"
         table(path)
-        for cell in ("lstm", "gru", "rnn"):
+        cells: tuple[Cell, ...] = ("lstm", "gru", "rnn")
+        for cell in cells:
             asked = job(path, cell, options.steps)
             check(asked)
             times = Alternating(cell)

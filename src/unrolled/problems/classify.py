@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from unrolled.problems.problem import Problem, Shape, Share, Shuffled, random
+from unrolled.problems.problem import Problem, Shape, Share, Shuffled
+from unrolled.tasks.draws import named
 from unrolled.tasks.task import Batch, Split
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def divided(labelled: Labelled, shares: Mapping[Split, float]) -> dict[Split, La
         shares: of each part but the training part, which has what is left.
     """
     labels = np.array(labelled.labels)
-    order = random("division", len(labels)).permutation(len(labels))
+    order = named("division", len(labels)).permutation(len(labels))
     chosen: dict[Split, list[int]] = {split: [] for split in ("train", *shares)}
     for label in sorted(set(labelled.labels)):
         members = order[labels[order] == label]

@@ -6,7 +6,6 @@ one would. A batch follows from the step's number alone: training can go on from
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.model import Readout
+from unrolled.tasks.draws import named
 from unrolled.tasks.task import Batch, Split
 
 
@@ -57,7 +57,7 @@ class Problem(ABC):
     """One problem with its data."""
 
     kind: ClassVar[str]
-    higher_is_better: ClassVar[bool] = False
+    higher_is_better: bool = False
 
     @property
     @abstractmethod
@@ -162,12 +162,6 @@ def summed(model: nn.Module, problem: Problem, split: Split, share: Share = ALL)
     return total
 
 
-def random(*names: object) -> np.random.Generator:
-    """The random stream that has these names; others share none of it."""
-    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest, "big"))
-
-
 class Shuffled:
     """The rows of each batch where every pass over the data takes its examples in a new order.
 
@@ -185,5 +179,5 @@ class Shuffled:
         """(B,) which examples are in the batch of a step, from 1; what is left at the end of a pass is left out."""
         epoch, at = divmod(step - 1, self._examples // self._size)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, random("order", self._seed, epoch).permutation(self._examples)
+            self._epoch, self._order = epoch, named("order", self._seed, epoch).permutation(self._examples)
         return self._order[at * self._size : (at + 1) * self._size]

@@ -44,7 +44,7 @@ class Synthetic(Problem):
         self._seed, self._batch_size, self._sizes, self._chunk = seed, batch_size, sizes or {}, chunk
         self._draw = draw or (lambda step: seed * 1_000_003 + step)
         # Accuracies are better when higher, errors and bits when lower.
-        self.higher_is_better = task.metric == "accuracy"  # type: ignore[misc]
+        self.higher_is_better = task.metric == "accuracy"
 
     @property
     def title(self) -> str:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from unrolled.problems.problem import Problem, Shape, Share, random
+from unrolled.problems.problem import Problem, Shape, Share
+from unrolled.tasks.draws import named
 from unrolled.tasks.task import Batch, Split
 
 Symbols = NDArray[np.int32]
@@ -182,7 +183,7 @@ class Text(Problem):
         return whole.hexdigest()
 
     def _in_new_order(self, epoch: int) -> Symbols:
-        drawn = random("text", self._seed, epoch)
+        drawn = named("text", self._seed, epoch)
         order = drawn.permutation(len(self._documents))
         # A ring: the boundary after the last document is the one before the first.
         ring = joined([self._documents[number] for number in order])[:-1]

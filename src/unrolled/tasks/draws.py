@@ -21,7 +21,12 @@ def stream(task: str, *, split: Split, seed: int) -> np.random.Generator:
     """The random stream of one batch; no two of (task, split, seed) share one."""
     if split not in SPLITS:
         raise ValueError(f"task {task}: split is {split!r}; expected one of {', '.join(SPLITS)}")
-    digest = hashlib.sha256(f"{task}/{split}/{seed}".encode()).digest()
+    return named(task, split, seed)
+
+
+def named(*names: object) -> np.random.Generator:
+    """The random stream that has these names; others share none of it."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 import torch
@@ -120,11 +118,6 @@ class Together:
             return wish
         return bool(self._fabric.broadcast(wish, src=0))
 
-    def writing(self) -> AbstractContextManager[bool]:
-        """Others wait until the first process has written."""
-        waiting: AbstractContextManager[bool] = self._fabric.rank_zero_first()
-        return waiting
-
     def wait(self) -> None:
         """Until every process is here."""
         self._fabric.barrier()
@@ -145,6 +138,3 @@ def _meet_again(device: torch.device) -> None:
     own = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     init_process_group(backend, store=own, rank=rank, world_size=of)
-
-
-Told = Callable[[str], None]
