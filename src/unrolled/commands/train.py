@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
             raise ValueError(f"--threads: must be at least 1, given {place.threads}")
         torch.set_num_threads(place.threads)
     with TrainingDisplay() as display:
-        run = train(
+        train(
             job,
             place.out or default_folder(job),
             resume=place.resume,
@@ -79,7 +79,6 @@ def main(arguments: Sequence[str]) -> int:
             tensorboard=place.tensorboard,
             display=display,
         )
-        display.say(f"The run: {run.folder}. Next: unrolled evaluate {run.folder}")
     return 0
 
 

@@ -138,6 +138,7 @@ def train(
             raise Interrupted(f"stopped at step {training.step} of {job.budget.steps}", asked[0] if asked else 2)
         keeper.finish(training, problem, result)
     world.wait()
+    display.say(f"The run: {folder}. Next: unrolled evaluate {folder}")
     return run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any, Literal, Protocol
 
 import torch
@@ -104,14 +105,20 @@ class Together:
     def total(self, sums: Tensor) -> Tensor:
         if self.share.of == 1:
             return sums
-        # GPUs of some makers have no float64 to add in.
-        joined: Tensor = self._fabric.all_gather(sums.to(self.device))
-        return joined.sum(0).to(sums.device)
+        return self._gathered(sums.to(self.device)).sum(0).to(sums.device)
 
     def joined(self, rows: Tensor, dim: int) -> Tensor:
         if self.share.of == 1:
             return rows
-        return torch.cat(list(self._fabric.all_gather(rows.contiguous())), dim)
+        return torch.cat(list(self._gathered(rows.contiguous())), dim)
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        """(processes, ...) every process's rows."""
+        with warnings.catch_warnings():
+            # Fabric 2.6 calls a function that torch 2.13 has a new name for.
+            warnings.filterwarnings("ignore", ".*all_gather is deprecated")
+            gathered: Tensor = self._fabric.all_gather(rows)
+        return gathered
 
     def agreed(self, wish: bool) -> bool:
         if self.share.of == 1:
