@@ -22,8 +22,8 @@ pytest.importorskip("bokeh")
 from unrolled.drawing.colours import scale_of
 from unrolled.drawing.plots import comparison_lines, drawable, left_out, looks, plot
 from unrolled.page import Excerpt, write_page
-from unrolled.page.following import auc, correlation, memory
 from unrolled.page.wording import badge
+from unrolled.units import auc, correlation, memory
 
 EVIL = "</script><script>alert('run')</script><img src=x onerror=alert(1)>&\"'"
 LOADING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster", "formaction"}

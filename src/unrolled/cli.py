@@ -43,6 +43,7 @@ _OF_A_RUN = {
     "predict": ("continue a text, forecast a series, name classes", "nothing more was written"),
     "evaluate": ("measure a trained network beside baselines", "nothing was written"),
     "record": ("write every state and gate over the test data", "what was recorded is unfinished"),
+    "view": ("look at a recording, a run or a study in the browser", "nothing was written"),
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unrolled import __version__
+from unrolled.budget import Budget
 from unrolled.claims import MEASUREMENTS, Claim, Run, Subject, judge
 from unrolled.locks import only_one
 from unrolled.model import SequenceModel, count_parameters, matched_hidden_size
@@ -31,6 +32,7 @@ __all__ = [
     "compare",
     "default_budget",
     "default_parameters",
+    "load",
     "make",
     "perform",
     "plan",
@@ -156,6 +158,37 @@ def compare(
         study = Study(folder, plans, runs, judge(runs), time.perf_counter() - start)
         study.save(folder)
     return study
+
+
+def load(folder: str | Path) -> Study:
+    """The finished study in a folder, judged again from its runs: what compare() returned.
+
+    Args:
+        folder: the study's folder.
+
+    Raises:
+        FileNotFoundError: there is no study in the folder.
+        ValueError: runs are missing, which compare() would still have to do; or a file is damaged. Names them.
+    """
+    start = time.perf_counter()
+    folder = Path(folder)
+    # The one is written before the first run, the other after the last.
+    path = next((path for path in (folder / "plan.json", folder / "study.json") if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder} holds no study (it has no plan.json); unrolled compare makes one")
+    try:
+        plans = tuple(Plan(**p | {"budget": Budget(**p["budget"])}) for p in read_json(path)["plans"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not hold the plans of a study ({error})") from error
+    missing = [p.title for p in plans if not _path(folder, p).exists()]
+    if missing or not plans:
+        named = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+        raise ValueError(
+            f"{folder} is an unfinished study: {len(missing)} of {len(plans)} runs are missing ({named}); the same "
+            "unrolled compare goes on where it was stopped"
+        )
+    runs = tuple(_read(folder, p) for p in plans)
+    return Study(folder, plans, runs, judge(runs), time.perf_counter() - start)
 
 
 def _runs(

@@ -21,6 +21,8 @@ from unrolled.structure import cell_of, layer_suffixes
 if TYPE_CHECKING:
     import xarray
 
+    from unrolled.viewer.notebook import View
+
 
 class Trace(Mapping[str, Tensor]):
     """What a model's recurrent layers did: name -> tensor (B, T, ·), batch first.
@@ -134,6 +136,33 @@ class Trace(Mapping[str, Tensor]):
             if (name in regions or (name not in everything and units is None)) and layer_of(name) in chosen_layers
         ]
         return Trace(found, Selected(source, regions, initial))
+
+    def view(
+        self,
+        *,
+        text: str | Sequence[str] | None = None,
+        inputs: Tensor | None = None,
+        labels: Mapping[str, Tensor] | None = None,
+        model: nn.Module | None = None,
+    ) -> View:
+        """Look at this trace in a notebook, or in the browser.
+
+        In a notebook the last value of a cell shows itself: the viewer in a frame, served from this machine. Elsewhere
+        `.url` is the page's address, and `.close()` ends its server.
+
+        Args:
+            text: what was read, a character a step: of each sequence one, or a single one.
+            inputs: what the network was given, (B, T, I), or (B, T) whole numbers.
+            labels: what is true at each step, name -> (B, T) whole numbers, -1 where it is not defined.
+            model: the network; with it and `inputs` gradients and changes can be run.
+
+        Raises:
+            ModuleNotFoundError: bokeh is not installed.
+            ValueError: something given does not fit the trace; names it.
+        """
+        from unrolled.viewer.notebook import View
+
+        return View(self, text=text, inputs=inputs, labels=labels, model=model)
 
     def __getitem__(self, name: str) -> Tensor:
         self._require(name)

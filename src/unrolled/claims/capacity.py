@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unrolled.claims.evidence import NAMES, Figures, Measurement, Run, Subject, figures, paired, settings_of
-from unrolled.instruments import capacity
+from unrolled.instruments.capacity import capacity
 from unrolled.intervals import Interval
 from unrolled.model import SequenceModel, count_parameters, matched_hidden_size
 from unrolled.tasks import Batch, Task

@@ -21,7 +21,9 @@ from unrolled.claims.evidence import (
     settings_of,
 )
 from unrolled.drawing.panels import Panel
-from unrolled.instruments import carries, memory_curve, probe
+from unrolled.instruments.carries import carries
+from unrolled.instruments.memory_curve import memory_curve
+from unrolled.instruments.probe import probe
 from unrolled.intervals import Interval
 from unrolled.intervals import number as written
 from unrolled.storage import finite

@@ -21,7 +21,8 @@ from unrolled.claims.evidence import (
     settings_of,
 )
 from unrolled.drawing.panels import Panel
-from unrolled.instruments import gradient_flow, lyapunov
+from unrolled.instruments.gradient_flow import gradient_flow
+from unrolled.instruments.lyapunov import lyapunov
 from unrolled.intervals import Interval
 from unrolled.storage import finite
 from unrolled.verdicts import Claim, Finding, Table

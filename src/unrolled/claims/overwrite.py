@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from unrolled.claims.evidence import NAMES, Figures, Measurement, Run, Subject, curve, figures, settings_of
 from unrolled.drawing.panels import Panel
-from unrolled.instruments import push_response
+from unrolled.instruments.push_response import push_response
 from unrolled.intervals import Interval
 from unrolled.structure import cell_of
 from unrolled.verdicts import Claim, Finding

@@ -20,7 +20,7 @@ from unrolled.claims.evidence import (
     settings_of,
 )
 from unrolled.drawing.panels import Panel
-from unrolled.instruments import gate_openness
+from unrolled.instruments.gate_openness import gate_openness
 from unrolled.intervals import Interval
 from unrolled.structure import cell_of
 from unrolled.trace import record

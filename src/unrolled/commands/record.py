@@ -1,4 +1,4 @@
-"""unrolled record: every state and gate of a trained run over some of its test part, as a trace."""
+"""unrolled record: every state and gate of a trained run over some of its test part, as a trace, and what was read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Attributes:
     run: the run's folder.
     out: the trace, a zarr directory; trace.zarr in the run's folder if omitted.
     names: which states and gates, as patterns; all if omitted.
-    sequences: how many sequences, of series and classes 256 at most; for text places that are read side by side.
+    sequences: how many sequences, evenly spread; for text places that are read side by side. 1 of text, 64 of others.
     steps: characters of each, for text.
     split: of which part of the data.
 """
@@ -47,39 +47,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _record(run: Run, options: Any) -> None:
-    import torch
-
     from unrolled.extras import extra
-    from unrolled.problems.opening import open_problem
-    from unrolled.problems.problem import answer
-    from unrolled.storage import write_weights
-    from unrolled.tasks.task import SPLITS
-    from unrolled.trace import record
+    from unrolled.recording_of_run import beside, record_run
 
     extra("zarr", "unrolled record", "trace")
-    if options.split not in SPLITS:
-        raise ValueError(f"--split: given {options.split!r}, expected one of {', '.join(SPLITS)}")
-    usual = 1 if run.job.kind == "text" else 64
-    sequences = usual if options.sequences is None else options.sequences
-    for name, value in (("sequences", sequences), ("steps", options.steps)):
-        if value < 1:
-            raise ValueError(f"--{name}: must be at least 1, given {value}")
     out: Path = options.out or run.folder / "trace.zarr"
-    model, problem = run.model(), open_problem(run.job)
-    state, inputs, targets, lengths = None, [], [], None
-    batches = list(problem.sample(options.split, sequences, options.steps))
-    if not batches:
-        raise ValueError(f"--sequences: the {options.split} part is shorter than {sequences} steps; give fewer")
-    with torch.no_grad(), record(model, names=options.names, to=out):
-        for batch in batches:
-            _, state = answer(model, batch, state)
-            inputs.append(batch.inputs)
-            targets.append(batch.targets)
-            lengths = batch.lengths
-    read_by = {"inputs": torch.cat(inputs, 1), "targets": torch.cat(targets, 1) if targets[0].dim() > 1 else targets[0]}
-    if lengths is not None:
-        read_by["lengths"] = lengths
-    beside = out.with_name(out.stem + ".inputs.safetensors")
-    write_weights(beside, read_by)
-    count, steps = read_by["inputs"].shape[:2]
-    print(f"{count} x {steps} steps in {out}, and what was read in {beside}")
+    _, reading = record_run(
+        run, out, names=options.names, split=options.split, sequences=options.sequences, steps=options.steps
+    )
+    reading.write(beside(out))
+    count, steps = reading.inputs.shape[:2]
+    print(f"{count} x {steps} steps in {out}, and what was read in {beside(out)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ import numpy as np
 
 from unrolled.data.labelled import Labelled, load_labelled
 from unrolled.data.prose import load_books
-from unrolled.data.texts import Divided, divided
+from unrolled.data.texts import Divided, Place, divided
 
 if TYPE_CHECKING:
     from unrolled.tasks.task import Split
@@ -232,20 +232,18 @@ def load_text(name: str, *, characters: int = 4_000_000, validation: float = 0.1
     data = _named(name, "text")
     if name == "prose":
         (path,), remarks = _found(data)
-        parts = divided(load_books(path), validation=validation, test=test)
-        return Divided(parts=parts.parts, how=parts.how, remarks=remarks)
+        return replace(divided(load_books(path), validation=validation, test=test), remarks=remarks)
 
     # The task's file imports torch, which asking for other data must not wait for.
     from unrolled.tasks.code import Code
 
     task = Code(characters=characters)
-    splits: dict[Split, tuple[str, ...]] = {
-        "train": task.texts("train"),
-        "validation": task.texts("validation"),
-        "test": task.texts("test"),
-    }
-    numbers = ", ".join(f"{len(texts)} for {split}" for split, texts in splits.items())
-    return Divided(parts=splits, how=f"files, each whole in one part by the SHA-256 of its path: {numbers}")
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    parts = {split: task.texts(split) for split in splits}
+    places = {split: tuple(map(Place, task.files(split), texts)) for split, texts in parts.items()}
+    numbers = ", ".join(f"{len(texts)} for {split}" for split, texts in parts.items())
+    how = f"files, each whole in one part by the SHA-256 of its path: {numbers}"
+    return Divided(parts=parts, places=places, how=how)
 
 
 def _named(name: str, kind: Kind) -> RealData:

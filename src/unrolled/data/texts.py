@@ -14,10 +14,10 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from unrolled.tasks.task import Split
@@ -48,17 +48,27 @@ class Documents:
     remarks: tuple[str, ...] = ()
 
 
+class Place(NamedTuple):
+    """Where a text is from: the document's name, all of it, and the place in it at which the text begins."""
+
+    name: str
+    whole: str
+    start: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Divided:
     """The texts of each part.
 
     Attributes:
         parts: split -> its texts.
+        places: split -> of each of its texts where it is from; empty where that is not told.
         how: how they were divided, in words.
         remarks: what else a reader should know.
     """
 
     parts: dict[Split, tuple[str, ...]]
+    places: dict[Split, tuple[Place, ...]] = field(default_factory=dict)
     how: str
     remarks: tuple[str, ...] = ()
 
@@ -160,19 +170,24 @@ def divided(documents: Documents, *, validation: float = 0.1, test: float = 0.1)
         )
     count = len(documents.texts)
     if count >= FEW_DOCUMENTS:
-        whole: dict[Split, list[str]] = {"train": [], "validation": [], "test": []}
+        whole: dict[Split, list[Place]] = {"train": [], "validation": [], "test": []}
         for name, text in zip(documents.names, documents.texts, strict=True):
-            whole[_part(name, validation, test)].append(text)
+            whole[_part(name, validation, test)].append(Place(name, text))
         if all(whole.values()):
-            numbers = ", ".join(f"{len(texts)} for {split}" for split, texts in whole.items())
+            numbers = ", ".join(f"{len(places)} for {split}" for split, places in whole.items())
             how = f"{count} documents, each whole in one part by the SHA-256 of its name: {numbers}"
-            return Divided(parts={split: tuple(texts) for split, texts in whole.items()}, how=how)
+            parts = {split: tuple(place.whole for place in found) for split, found in whole.items()}
+            return Divided(parts=parts, places={split: tuple(found) for split, found in whole.items()}, how=how)
 
     cut: dict[Split, list[str]] = {"train": [], "validation": [], "test": []}
-    for text in documents.texts:
-        for texts, piece in zip(cut.values(), _cut(text, validation, test), strict=True):
+    places: dict[Split, list[Place]] = {"train": [], "validation": [], "test": []}
+    for name, text in zip(documents.names, documents.texts, strict=True):
+        start = 0
+        for split, piece in zip(cut, _cut(text, validation, test), strict=True):
             if piece:
-                texts.append(piece)
+                cut[split].append(piece)
+                places[split].append(Place(name, text, start))
+            start += len(piece)
     for split, texts in cut.items():
         if not texts:
             raise ValueError(
@@ -182,6 +197,7 @@ def divided(documents: Documents, *, validation: float = 0.1, test: float = 0.1)
     each = "the document" if count == 1 else f"each of {count} documents"
     return Divided(
         parts={split: tuple(texts) for split, texts in cut.items()},
+        places={split: tuple(found) for split, found in places.items()},
         how=f"{each} cut by position: the first {100 * (1 - validation - test):g}% for training, the next "
         f"{100 * validation:g}% for validation, the last {100 * test:g}% for test",
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unrolled.page.excerpt import Excerpt
 from unrolled.page.of_study import report
 from unrolled.page.writing import write_page
+from unrolled.views.excerpt import Excerpt
 
 __all__ = ["Excerpt", "report", "write_page"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unrolled.page.answer import answer
-from unrolled.page.excerpt import Excerpt
 from unrolled.page.writing import write_page
+from unrolled.views.excerpt import Excerpt
 
 if TYPE_CHECKING:
     from unrolled.claims import Run

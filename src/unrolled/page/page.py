@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from unrolled.drawing.colours import PALETTES
 from unrolled.drawing.panels import Panel
 from unrolled.drawing.plots import Look, bottomless, comparison_lines, left_out, looks, plot
 from unrolled.intervals import number
 from unrolled.page import wording
-from unrolled.page.embedding import bokeh_script, item, script_json
-from unrolled.page.excerpt import Excerpt
 from unrolled.page.gauge import Gauge, gauges
-from unrolled.page.inside import excerpt_data, views
 from unrolled.page.sources import SOURCES
 from unrolled.verdicts import Claim, Finding
+from unrolled.views.embedding import bokeh_script, item, script_json
+from unrolled.views.excerpt import Excerpt, embedded
+from unrolled.views.figures import views
+from unrolled.views.resources import EXCERPT_SCRIPTS, VIEWS, resource, template
+
+PACKAGE = "unrolled.page"
 
 QUESTION = "How do the cell state and the hidden state differ, and what does each carry?"
 
@@ -87,15 +87,8 @@ def render(
     models: dict[str, Any] = {
         panel.name: item(plot(panel.panel, panel.name)) for claim in shown for panel in claim.panels
     }
-    inside = None
-    if excerpts:
-        inside = {"excerpts": [excerpt_data(e) for e in excerpts], "palettes": PALETTES}
-        models["inside"] = item(views())
     columns = list(dict.fromkeys(column for row in table for column in row))
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(resource("page.jinja"))
-    return template.render(
+    return template(PACKAGE, "page.jinja").render(
         title=title,
         question=QUESTION,
         answer=answer,
@@ -105,11 +98,12 @@ def render(
         excerpts=excerpts,
         setup=setup,
         sources=SOURCES,
-        style=Markup(resource("style.css")),
-        bokeh=bokeh_script() if models else Markup(""),
+        style=Markup(resource("views.css", VIEWS) + resource("style.css", PACKAGE)),
+        bokeh=bokeh_script() if models or excerpts else Markup(""),
         models=script_json(models),
-        inside=script_json(inside),
-        scripts=[Markup(resource("plots.js")), Markup(resource("inside.js"))],
+        views=script_json(item(views()) if excerpts else None),
+        inside=script_json([embedded(excerpt) for excerpt in excerpts]),
+        scripts=[Markup(resource("plots.js", PACKAGE)), *(Markup(resource(name, VIEWS)) for name in EXCERPT_SCRIPTS)],
     )
 
 
@@ -158,8 +152,3 @@ def shown_panel(panel: Panel, name: str) -> ShownPanel:
     return ShownPanel(
         name=name, panel=panel, legend=legend, lines=lines, left_out=left_out(panel), bottomless=bottomless(panel)
     )
-
-
-def resource(name: str) -> str:
-    """A file that stands beside this one, as installed."""
-    return files("unrolled.page").joinpath(name).read_text(encoding="utf-8")

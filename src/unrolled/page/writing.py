@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unrolled.page.excerpt import Excerpt
 from unrolled.storage import write_text
 from unrolled.verdicts import Claim
+from unrolled.views.excerpt import Excerpt
 
 
 def write_page(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from unrolled.problems.problem import Problem, Shape, Share, Shuffled
+from unrolled.problems.problem import Problem, Shape, Share, Shuffled, evenly
 from unrolled.tasks.draws import named
 from unrolled.tasks.task import Batch, Split
 
@@ -84,6 +84,14 @@ class Classify(Problem):
         for index, at in enumerate(range(0, count, _CHUNK)):
             if index % share.of == share.part:
                 yield self._made(split, np.arange(at, min(at + _CHUNK, count)))
+
+    def sample(self, split: Split, sequences: int, steps: int | None = None) -> Iterator[Batch]:
+        """Sequences spread evenly over the split, in one piece, with their "class" as a label."""
+        batch = self._made(split, evenly(len(self._labels[split]), sequences))
+        assert batch.lengths is not None
+        inside = torch.arange(batch.inputs.size(1)) < batch.lengths.unsqueeze(1)
+        classes = torch.where(inside, batch.targets.unsqueeze(1), -1)
+        yield dataclasses.replace(batch, labels={"class": classes})
 
     def loss(self, answers: Tensor, batch: Batch) -> Tensor:
         return F.cross_entropy(answers, batch.targets, reduction="sum")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,18 @@ from unrolled.jobs import ClassifyData, Job, Kind, SeriesData, TaskData, TextDat
 from unrolled.problems.problem import Problem
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from unrolled.data.labelled import Labelled
     from unrolled.data.panel import Panel
+    from unrolled.data.texts import Divided
     from unrolled.problems.scales import Scales
+    from unrolled.problems.text import Truth
     from unrolled.tasks.task import Split
 
 Tell = Callable[[str], None]
+
+_SOURCE = (".py", ".pyi", ".py.gz")
 
 
 def open_problem(job: Job, *, tell: Tell = lambda line: None) -> Problem:
@@ -74,7 +80,28 @@ def _text(job: Job, data: TextData, tell: Tell) -> Problem:
         most_symbols=data.symbols,
         validation_characters=data.validation_characters,
         name=_name(data.path),
+        truth=_truth_of_source(parts),
     )
+
+
+def _truth_of_source(parts: Divided) -> Truth | None:
+    """What Python's tokenizer knows of documents that are Python source; None where none is."""
+    if not any(place.name.endswith(_SOURCE) for places in parts.places.values() for place in places):
+        return None
+    from unrolled.tasks.source_labels import label
+
+    def truth(split: Split, number: int) -> Mapping[str, NDArray[Any]] | None:
+        place, size = parts.places[split][number], len(parts.parts[split][number])
+        if not place.name.endswith(_SOURCE):
+            return None
+        try:
+            # Of the whole document: a part of it may begin inside a string.
+            found = label(place.whole)
+        except SyntaxError:
+            return None
+        return {name: values[place.start : place.start + size] for name, values in found.items()}
+
+    return truth
 
 
 def _series(job: Job, data: SeriesData, tell: Tell) -> Problem:

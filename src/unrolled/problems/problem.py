@@ -162,6 +162,11 @@ def summed(model: nn.Module, problem: Problem, split: Split, share: Share = ALL)
     return total
 
 
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """`most` of `count` numbers from 0, spread evenly; all of them where there are no more."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
 class Shuffled:
     """The rows of each batch where every pass over the data takes its examples in a new order.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unrolled.problems.problem import ALL, Problem, Shape, Share, Shuffled, answer
+from unrolled.problems.problem import ALL, Problem, Shape, Share, Shuffled, answer, evenly
 from unrolled.problems.scales import DAY, Scales
 from unrolled.tasks.task import SPLITS, Batch, Split
 
@@ -39,12 +39,14 @@ class Windows(Batch):
         scored: (B, T, horizon, K) bool.
         last: (B, T, K) the last value of each target up to the step, in scaled units: what answers are added to.
         units: (B, K) how many of the target's units one scaled unit is.
+        times: (B, T) int64 nanoseconds since 1970, of windows that are to be looked at and have times.
     """
 
     trained_on: ClassVar[tuple[str, ...]] = (*Batch.trained_on, "last", "units")
 
     last: Tensor
     units: Tensor
+    times: Tensor | None = None
 
 
 class Series(Problem):
@@ -140,8 +142,20 @@ class Series(Problem):
 
     def spread(self, split: Split) -> Array:
         """The windows of a split that are looked at, evenly spread where there are many."""
-        count = self._count(split)
-        return np.unique(np.linspace(0, count - 1, min(count, MOST[split])).astype(np.int64))
+        return evenly(self._count(split), MOST[split])
+
+    def sample(self, split: Split, sequences: int, steps: int | None = None) -> Iterator[Windows]:
+        """Windows spread evenly over the split, in one piece, every step scored, with their "series" and times."""
+        numbers = evenly(self._count(split), sequences)
+        series, begins = self._places(split, numbers)
+        times = None
+        panel_times = [found for found in self.panel.times if found is not None]
+        if len(panel_times) == len(self.panel.times):
+            places = zip(series, begins - self._starts[series], strict=True)
+            read = [panel_times[number][at : at + self.window] for number, at in places]
+            times = torch.from_numpy(np.stack(read).astype("datetime64[ns]").astype(np.int64))
+        of = torch.from_numpy(series).unsqueeze(1).expand(-1, self.window).contiguous()
+        yield replace(self._made(split, numbers, scored_from=0), labels={"series": of}, times=times)
 
     def forecasts(self, answers: Tensor, batch: Windows) -> Tensor:
         """answers: (B, T, horizon * K) -> (B, T, horizon, K) forecasts in scaled units."""
@@ -220,11 +234,8 @@ class Series(Problem):
 
     def _made(self, split: Split, numbers: Array, *, scored_from: int) -> Windows:
         """The windows of these numbers, counted over all series."""
-        origins, window = self._origins[split], self.window
-        ends = np.cumsum(origins[:, 1] - origins[:, 0])
-        series = np.searchsorted(ends, numbers, side="right")
-        within = numbers - np.concatenate(([0], ends[:-1]))[series]
-        begins = self._starts[series] + origins[series, 0] + within - (window - 1)
+        window = self.window
+        series, begins = self._places(split, numbers)
         inputs = torch.from_numpy(np.stack([self._inputs[begin : begin + window] for begin in begins]))
         coming = torch.from_numpy(
             np.stack([self._coming[begin + 1 : begin + 1 + window] for begin in begins])
@@ -238,6 +249,14 @@ class Series(Problem):
             last=inputs[..., : len(self.panel.targets)],
             units=torch.from_numpy(self._units[series]),
         )
+
+    def _places(self, split: Split, numbers: Array) -> tuple[Array, Array]:
+        """Of windows with these numbers: which series each is of, and where it begins among the steps of all series."""
+        origins = self._origins[split]
+        ends = np.cumsum(origins[:, 1] - origins[:, 0])
+        series = np.searchsorted(ends, numbers, side="right")
+        within = numbers - np.concatenate(([0], ends[:-1]))[series]
+        return series, self._starts[series] + origins[series, 0] + within - (self.window - 1)
 
 
 def _season(panel: Panel) -> int | None:

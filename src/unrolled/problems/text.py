@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from unrolled.tasks.draws import named
 from unrolled.tasks.task import Batch, Split
 
 Symbols = NDArray[np.int32]
+Truth = Callable[[Split, int], Mapping[str, NDArray[Any]] | None]
 
 BOUNDARY, OTHER = 0, 1  # the symbol between documents, and that of every character outside the vocabulary
 _STREAMS = 32  # in which a split is read side by side
@@ -82,6 +83,8 @@ class Text(Problem):
         most_symbols: characters of the vocabulary, the commonest of the training part.
         validation_characters: at most these are looked at in a validation.
         name: what the text is, for messages.
+        truth: of a split and the number of a document in it, what is true at each of its characters, name -> (its
+            characters,); None where nothing is known of it. Asked for what is to be looked at only.
     """
 
     kind: ClassVar[str] = "text"
@@ -99,8 +102,9 @@ class Text(Problem):
         most_symbols: int = 512,
         validation_characters: int = 200_000,
         name: str = "text",
+        truth: Truth | None = None,
     ) -> None:
-        self.parts, self.name = parts, name
+        self.parts, self.name, self._truth = parts, name, truth
         self._seed, self._batch_size, self._length, self._carry = seed, batch_size, length, carry
         self._validation_characters = validation_characters
         self.vocabulary = Vocabulary.of(parts["train"], most_symbols)
@@ -152,7 +156,31 @@ class Text(Problem):
     def sample(self, split: Split, sequences: int, steps: int | None = None) -> Iterator[Batch]:
         stream = self.symbols[split]
         each = (len(stream) - 1) // sequences
-        yield from self._read(stream, np.arange(sequences) * each, min(each, steps or each))
+        starts, steps = np.arange(sequences) * each, min(each, steps or each)
+        labels = self._labels(split, starts, steps)
+        at = 0
+        for batch in self._read(stream, starts, steps):
+            size = batch.inputs.size(1)
+            yield replace(batch, labels={name: label[:, at : at + size] for name, label in labels.items()})
+            at += size
+
+    def _labels(self, split: Split, starts: NDArray[np.int64], steps: int) -> dict[str, Tensor]:
+        """Name -> (B, steps) what is true from each of these places of a stream on; -1 where it is not known."""
+        if self._truth is None:
+            return {}
+        found: dict[str, Tensor] = {}
+        sizes = np.array([len(text) for text in self.parts[split]])
+        # A boundary stands before each document.
+        begins = np.cumsum(sizes + 1) - sizes
+        for row, start in enumerate(starts.tolist()):
+            touched = np.flatnonzero((begins + sizes > start) & (begins < start + steps))
+            for number in touched.tolist():
+                offset = int(begins[number]) - start
+                low, high = max(0, offset), min(steps, offset + int(sizes[number]))
+                for name, values in (self._truth(split, number) or {}).items():
+                    label = found.setdefault(name, torch.full((len(starts), steps), -1))
+                    label[row, low:high] = torch.from_numpy(values[low - offset : high - offset].astype(np.int64))
+        return found
 
     def _read(self, stream: Symbols, starts: NDArray[np.int64], steps: int) -> Iterator[Batch]:
         for at in range(0, steps, self._length):

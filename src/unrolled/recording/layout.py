@@ -1,4 +1,4 @@
-"""How a recording is laid out: names of groups and dimensions, chunks, and dtypes."""
+"""How a recording is laid out: names of groups and dimensions, chunks, codecs, and dtypes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ CUTS = 4
 
 TAKEN, RESET, LENGTHS = "taken", "reset", "lengths"
 SEQUENCE, STEP, UNIT, OUTPUT_UNIT = "sequence", "step", "unit", "output_unit"
+# The group of the lows and highs of blocks of steps, and the dimension of the two.
+EXTREMES, BOUND = "extremes", "bound"
 
 
 def node(layer: str) -> str:
@@ -30,6 +32,16 @@ def node(layer: str) -> str:
 def initial_variable(state: str) -> str:
     """The variable that holds a state before the first step."""
     return f"initial_{state}"
+
+
+def extremes_variable(state: str, span: int) -> str:
+    """The variable, in the group `extremes`, that holds the lows and highs of a state in blocks of `span` steps."""
+    return f"{state}_{span}"
+
+
+def block_dimension(span: int) -> str:
+    """The dimension of blocks of `span` steps."""
+    return f"block_{span}"
 
 
 def unit_dimension(state: str, *, projected: bool) -> str:
@@ -74,6 +86,34 @@ def chunk_shape(batch: int, steps: int | None, step_bytes: int) -> tuple[int, in
         length = max(1, steps)
         sequences = min(batch, rows // length)
     return sequences, length
+
+
+def extremes_chunk_shape(batch: int, blocks: int | None, block_bytes: int) -> tuple[int, int]:
+    """Sequences and blocks of a chunk of lows and highs: one sequence, unless its chunks would be tiny.
+
+    Args:
+        batch: B.
+        blocks: their number if it is known.
+        block_bytes: the size of the lows and highs of one block of one sequence, all units.
+    """
+    # While it is written a row of chunks of all sequences is in memory.
+    length = max(1, min(CHUNK_BYTES // block_bytes, CUTS * CHUNK_BYTES // (batch * block_bytes)))
+    if blocks is not None:
+        length = min(length, blocks)
+    return min(batch, max(1, CHUNK_BYTES // 16 // (length * block_bytes))), length
+
+
+def create(group: Any, name: str, dimensions: Sequence[str], **options: Any) -> Any:
+    """An array with a checksum in each chunk; every chunk is written, so that one that is missing is noticed."""
+    from zarr.codecs import ZstdCodec
+
+    return group.create_array(
+        name,
+        dimension_names=dimensions,
+        compressors=ZstdCodec(level=1, checksum=True),
+        config={"write_empty_chunks": True},
+        **options,
+    )
 
 
 def as_array(values: Tensor) -> np.ndarray[Any, Any]:

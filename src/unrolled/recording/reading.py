@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from unrolled.extras import extra
-from unrolled.recording import layout
+from unrolled.recording import blocks, layout
 from unrolled.selection import Indices, Region, as_index, compact
 from unrolled.source import Form, by_layer, layer_of, state_of
+
+# What to do about a recording that is damaged.
+_AGAIN = "record it again"
 
 
 class UnfinishedRecording(ValueError):
@@ -66,10 +69,11 @@ class Stored:
             self._steps = {layer: int(group.attrs["steps"]) for layer, group in self._groups.items()}
         if complete is not True and not unfinished:
             raise UnfinishedRecording(cut_off(self._path, list(self._steps.values())))
-        self._complete = complete is True
+        self.complete = complete is True
         # A layer has steps only once all its arrays are there.
         self._names = tuple(name for layer, names in layers.items() for name in names if self._steps.get(layer))
         self._arrays: dict[str, Any] = {}
+        self._spans: dict[str, tuple[int, ...]] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,7 +109,7 @@ class Stored:
 
     def labels(self, name: str) -> Region:
         whole = self.form(name).whole(name)
-        if not self._complete:
+        if not self.complete:
             return whole
         last = layout.unit_dimension(state_of(name), projected=self.projected(layer_of(name)))
         found = []
@@ -117,6 +121,48 @@ class Stored:
 
     def projected(self, layer: str) -> bool:
         return bool(self._groups[layer].attrs["projected"])
+
+    def chunk(self, name: str, span: int = 1) -> tuple[int, int]:
+        """How many sequences, and steps or blocks of `span` steps, are read at one go."""
+        if span == 1:
+            sequences, length, _ = self._array(name, state_of(name)).chunks
+        else:
+            _, sequences, length, _ = self._blocks(name, span).chunks
+        return sequences, length
+
+    def spans(self, name: str) -> tuple[int, ...]:
+        """In blocks of how many steps the lows and highs of a state are there, ascending: none if there are none."""
+        layer = layer_of(name)
+        if layer not in self._spans:
+            group = self._groups[layer]
+            # Looked for each time until it is there: it may be written while the recording is open.
+            if not (self._path / group.path / layout.EXTREMES / "zarr.json").is_file():
+                return ()
+            with self._damage(repr(name), self._without_extremes(name)):
+                attributes = group[layout.EXTREMES].attrs
+                if attributes.get("complete") is not True:
+                    return ()
+                self._spans[layer] = tuple(attributes["spans"])
+        return self._spans[layer]
+
+    def extremes(self, name: str, span: int, sequences: range, numbers: range) -> np.ndarray[Any, Any]:
+        """(2, B, blocks, ·): the lows and highs of blocks of `span` steps, one of `spans`, as they are stored."""
+        array = self._blocks(name, span)
+        asked = range(2), sequences, numbers, range(array.shape[3])
+        return self._stored(name, array, asked, self._without_extremes(name))
+
+    def _blocks(self, name: str, span: int) -> Any:
+        variable = f"{layout.EXTREMES}/{layout.extremes_variable(state_of(name), span)}"
+        array = self._array(name, variable, self._without_extremes(name))
+        steps = self._steps[layer_of(name)]
+        with self._damage(repr(name), self._without_extremes(name)):
+            if array.shape[2] != blocks.count(steps, span):
+                raise ValueError(f"{array.path} has {array.shape[2]} blocks of {span} steps for {steps} steps")
+        return array
+
+    def _without_extremes(self, name: str) -> str:
+        folder = self._path / self._groups[layer_of(name)].path / layout.EXTREMES
+        return f"it is whole but for its extremes: delete {folder}, and they are made anew"
 
     def _flags(self, name: str, flag: str, region: Region | None) -> Tensor | None:
         if not self._groups[layer_of(name)].attrs[flag]:
@@ -130,11 +176,11 @@ class Stored:
     def _begun(self, layer: str) -> bool:
         return (self._path / layout.node(layer) / "zarr.json").is_file() and "steps" in self._group(layer).attrs
 
-    def _array(self, name: str, variable: str) -> Any:
+    def _array(self, name: str, variable: str, remedy: str = _AGAIN) -> Any:
         layer = layer_of(name)
         key = f"{layer}/{variable}"
         if key not in self._arrays:
-            with self._damage(repr(name)):
+            with self._damage(repr(name), remedy):
                 array = self._groups[layer][variable]
                 steps = dict(zip(array.metadata.dimension_names, array.shape, strict=True)).get(layout.STEP)
                 if steps is not None and steps < self._steps[layer]:
@@ -144,27 +190,36 @@ class Stored:
 
     def _read(self, name: str, variable: str, indices: tuple[Indices, ...]) -> Tensor:
         array = self._array(name, variable)
-        with self._damage(repr(name)):
-            self._refuse_missing(array, variable, indices)
-            found: np.ndarray[Any, Any] = np.asarray(array.oindex[tuple(map(_as_zarr_index, indices))])
-            return torch.from_numpy(found).to(_dtype(array))
+        return torch.from_numpy(self._stored(name, array, indices)).to(_dtype(array))
 
-    def _refuse_missing(self, array: Any, variable: str, indices: tuple[Indices, ...]) -> None:
+    def _stored(
+        self, name: str, array: Any, indices: tuple[Indices, ...], remedy: str = _AGAIN
+    ) -> np.ndarray[Any, Any]:
+        with self._damage(repr(name), remedy):
+            self._refuse_missing(array, indices)
+            return np.asarray(array.oindex[tuple(map(_as_zarr_index, indices))])
+
+    def _refuse_missing(self, array: Any, indices: tuple[Indices, ...]) -> None:
         """zarr takes a chunk that is missing for one of zeros."""
-        touched = [
-            sorted({number // size for number in numbers}) for numbers, size in zip(indices, array.chunks, strict=True)
-        ]
+        touched = [_chunks(numbers, size) for numbers, size in zip(indices, array.chunks, strict=True)]
         for chunk in product(*touched):
             file = self._path / array.path / array.metadata.encode_chunk_key(chunk)
             if not file.is_file():
-                raise ValueError(f"a part of {variable}, {file}, is missing")
+                raise ValueError(f"a part of {array.basename}, {file}, is missing")
 
     @contextmanager
-    def _damage(self, part: str) -> Iterator[None]:
+    def _damage(self, part: str, remedy: str = _AGAIN) -> Iterator[None]:
         try:
             yield
         except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
-            raise ValueError(f"{self._path} is damaged: {part} cannot be read ({error}); record it again") from error
+            raise ValueError(f"{self._path} is damaged: {part} cannot be read ({error}); {remedy}") from error
+
+
+def _chunks(indices: Indices, size: int) -> Sequence[int]:
+    """The numbers of the chunks of `size` in which the indices are."""
+    if isinstance(indices, range) and 0 < indices.step <= size:
+        return range(indices.start // size, indices[-1] // size + 1) if indices else range(0)
+    return sorted({number // size for number in indices})
 
 
 def _as_zarr_index(indices: Indices) -> Any:

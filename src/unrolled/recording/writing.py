@@ -19,6 +19,7 @@ from torch import Tensor
 from unrolled import __version__
 from unrolled.extras import extra
 from unrolled.recording import layout
+from unrolled.recording.pyramid import Pyramid
 from unrolled.selection import Region
 from unrolled.source import Form, Source, by_layer, layer_of, state_of
 
@@ -163,7 +164,7 @@ class _Layer:
         self._arrays: dict[str, Any] = {}
         self._buffers: dict[str, np.ndarray[Any, Any]] = {}
         for state, form in forms.items():
-            self._arrays[state] = _create(
+            self._arrays[state] = layout.create(
                 group,
                 state,
                 (layout.SEQUENCE, layout.STEP, layout.unit_dimension(state, projected=projected)),
@@ -173,8 +174,9 @@ class _Layer:
                 attributes={"dtype": str(form.dtype).removeprefix("torch.")},
             )
             self._buffers[state] = np.empty((batch, self.piece, form.units), dtypes[state])
+        self._pyramid = Pyramid(group, self._arrays, steps=steps)
         for flag in self._has:
-            self._arrays[flag] = _create(
+            self._arrays[flag] = layout.create(
                 group,
                 flag,
                 (layout.SEQUENCE, layout.STEP),
@@ -184,7 +186,7 @@ class _Layer:
             )
             self._buffers[flag] = np.empty((batch, self.piece), bool)
         for state, value in initial.items():
-            _create(
+            layout.create(
                 group,
                 layout.initial_variable(state),
                 (layout.SEQUENCE, layout.unit_dimension(state, projected=projected)),
@@ -221,10 +223,12 @@ class _Layer:
             array.resize((array.shape[0], steps, *array.shape[2:]))
             array[:, self.written : steps] = self._buffers[name][:, : self._filled]
         self._group.update_attributes({"steps": steps, **self._has})
-        self.written, self._filled = steps, 0
+        filled, self.written, self._filled = self._filled, steps, 0
+        self._pyramid.add({name: buffer[:, :filled] for name, buffer in self._buffers.items()})
 
     def finish(self, labels: Mapping[str, Sequence[int]]) -> None:
         self.flush()
+        self._pyramid.finish(self.written)
         sizes = {
             dimension: size
             for array in (*self._arrays.values(), *(self._group[name] for name in self._initial()))
@@ -232,28 +236,15 @@ class _Layer:
         }
         for dimension, size in sizes.items():
             numbers = np.asarray(labels.get(dimension, range(size)), dtype=np.int64)
-            _create(self._group, dimension, (dimension,), data=numbers)
+            layout.create(self._group, dimension, (dimension,), data=numbers)
         if self._has[layout.TAKEN]:
-            _create(self._group, layout.LENGTHS, (layout.SEQUENCE,), data=self._lengths)
+            layout.create(self._group, layout.LENGTHS, (layout.SEQUENCE,), data=self._lengths)
         for flag, there in self._has.items():
             if not there:
                 del self._group[flag]
 
     def _initial(self) -> list[str]:
         return [layout.initial_variable(state) for state in self._group.attrs["initial"]]
-
-
-def _create(group: Any, name: str, dimensions: Sequence[str], **options: Any) -> Any:
-    """An array with a checksum in each chunk; every chunk is written, so that one that is missing is noticed."""
-    from zarr.codecs import ZstdCodec
-
-    return group.create_array(
-        name,
-        dimension_names=dimensions,
-        compressors=ZstdCodec(level=1, checksum=True),
-        config={"write_empty_chunks": True},
-        **options,
-    )
 
 
 def save(source: Source, path: str | Path) -> Path:

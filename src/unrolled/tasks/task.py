@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -55,10 +55,15 @@ class Batch:
         return dataclasses.replace(self, **moved)
 
     def rows(self, rows: slice) -> Batch:
-        """Some of the sequences; labels and marks, which training does not read, are left out."""
-        read = {name: getattr(self, name) for name in (*self.trained_on, "symbols")}
-        chosen = {name: tensor[rows] for name, tensor in read.items() if tensor is not None}
-        return dataclasses.replace(self, **chosen, labels={}, marks={})
+        """Some of the sequences, with everything that is known of them."""
+        chosen: dict[str, Any] = {}
+        for own in dataclasses.fields(self):
+            value = getattr(self, own.name)
+            if isinstance(value, Tensor):
+                chosen[own.name] = value[rows]
+            elif isinstance(value, dict):
+                chosen[own.name] = {name: tensor[rows] for name, tensor in value.items()}
+        return dataclasses.replace(self, **chosen)
 
 
 @dataclass(frozen=True)

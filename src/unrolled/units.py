@@ -1,8 +1,10 @@
-"""How closely a unit follows a label, and how long it remembers: the figures beside the text of an excerpt."""
+"""Figures of single units: how closely each follows a label, and how long it remembers."""
 
 from __future__ import annotations
 
 import numpy as np
+
+AT_ONCE = 32  # units whose autocorrelation is taken together: what they need fits a cache
 
 
 def correlation(state: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -42,25 +44,29 @@ def is_binary(label: np.ndarray) -> bool:
 def memory(state: np.ndarray) -> np.ndarray:
     """Autocorrelation time of every unit in steps: the lag at which its autocorrelation first falls below 1/e.
 
-    NaN for a unit that does not vary; T if it never falls that far. state: (T, H) -> (H,)
+    NaN for a unit that does not vary, or has a value that is not finite.
+    state: (T, H) -> (H,)
     """
     steps, units = state.shape
-    centred = state.astype(np.float64) - state.mean(axis=0, dtype=np.float64)
-    padded = np.fft.rfft(centred, n=2 * steps, axis=0)
-    products = np.fft.irfft(np.abs(padded) ** 2, axis=0)[:steps]  # (T, H)
     times = np.full(units, np.nan)
+    if steps < 2:
+        return times
     floor = 1 / np.e
-    for unit in range(units):
-        if not np.isfinite(products[0, unit]) or products[0, unit] <= 1e-12 * steps:
-            continue
-        decay = products[:, unit] / products[0, unit]
-        lags = np.flatnonzero(decay < floor)
-        if len(lags) == 0:
-            times[unit] = steps
-            continue
-        after = int(lags[0])
-        before = after - 1
-        times[unit] = before + (decay[before] - floor) / (decay[before] - decay[after])
+    size = 1 << (2 * steps - 1).bit_length()  # so long that no lag wraps around, and quick to transform
+    for first in range(0, units, AT_ONCE):
+        part = np.ascontiguousarray(state[:, first : first + AT_ONCE].T, dtype=np.float64)  # (units, T)
+        part[~np.isfinite(part).all(axis=1)] = 0
+        part -= part.mean(axis=1, keepdims=True)
+        with np.errstate(over="ignore", invalid="ignore"):
+            power = np.abs(np.fft.rfft(part, n=size)) ** 2
+            products = np.fft.irfft(power, n=size)[:, :steps]
+        varying = np.flatnonzero(np.isfinite(products[:, 0]) & (products[:, 0] > 1e-12 * steps))
+        decay = products[varying] / products[varying, :1]
+        # Every one falls: the mean is taken off, so that autocorrelations of all lags sum to minus half of the first.
+        after = (decay < floor).argmax(axis=1)
+        before, rows = after - 1, np.arange(len(varying))
+        drop = decay[rows, before] - decay[rows, after]
+        times[first + varying] = before + (decay[rows, before] - floor) / drop
     return times
 
 

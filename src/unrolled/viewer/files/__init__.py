@@ -1,0 +1,1 @@
+"""The scripts, style and templates of the viewer's page."""

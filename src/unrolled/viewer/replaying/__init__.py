@@ -1,0 +1,1 @@
+"""Running a network again from its recording: gradients of its answers, and what changes do to them."""

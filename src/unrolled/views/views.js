@@ -1,0 +1,494 @@
+"use strict";
+globalThis.unrolled ??= {};
+// The views of one recording on one axis of steps. `store` answers what they ask for: it reads data that are embedded in
+// the page, or asks the server. What is drawn follows `now`; everything that changes `now` goes through a method here.
+unrolled.Views = class {
+  static MAPS = ["upper", "lower", "third"];
+  static CHARACTER = 8.5; // pixels
+  static SIDES = 170; // pixels left and right of the plots
+
+  constructor(drawing) {
+    this.drawing = drawing;
+    this.listeners = {};
+    this.order = null; // unit numbers, the first one on top
+    this.hiddenCurves = new Set();
+    this.busy = false;
+    this.again = false;
+    // Bokeh's own array of two dimensions, the only kind an image takes.
+    this.Grid = this.model("upper-image").data.image[0].constructor;
+    this.listen();
+    this.repaint();
+  }
+
+  // Shows a recording; called again it shows another one.
+  async use(store) {
+    const { spoken, options } = unrolled.words;
+    this.store = store;
+    this.about = store.about;
+    this.order = null;
+    this.drawn = undefined;
+    const { layers, orders, order_titles: titles, sequences, start } = this.about;
+    this.now = { sequence: start.sequence ?? 0, layer: 0, order: orders[0], third: null, state: null, unit: 0, step: null, span: null };
+    options(this.element("pick-layer"), layers.map((layer, index) => [String(index), layer.title]), "0");
+    this.element("pick-layer").closest("label").hidden = layers.length < 2;
+    options(this.element("pick-order"), orders.map((name) => [name, titles[name] ?? spoken(name)]), this.now.order);
+    options(this.element("pick-sequence"), sequences.map((sequence, index) => [String(index), sequence.title]), String(this.now.sequence));
+    this.element("pick-sequence").closest("label").hidden = sequences.length < 2;
+    for (const name of ["gradient", "effect"]) this.model(name).visible = false;
+    this.mark(null);
+    this.pickSpan(null);
+    const count = this.length;
+    this.steps.setv({ bounds: [0, count], reset_start: 0, reset_end: count, start: start.start ?? 0, end: Math.min(count, start.stop ?? count) });
+    this.tell("recording");
+    await this.pickLayer(Math.max(0, layers.findIndex((layer) => layer.name === start.layer)));
+  }
+
+  element(id) {
+    return document.getElementById(id);
+  }
+
+  model(name) {
+    return this.drawing.get_model_by_name(name);
+  }
+
+  on(name, listener) {
+    (this.listeners[name] ??= []).push(listener);
+  }
+
+  tell(name) {
+    for (const listener of this.listeners[name] ?? []) listener();
+  }
+
+  get layer() {
+    return this.about.layers[this.now.layer];
+  }
+
+  get length() {
+    return this.about.sequences[this.now.sequence].length;
+  }
+
+  get steps() {
+    return this.model("steps");
+  }
+
+  // The recorded name of a state of the layer that is shown.
+  named(state) {
+    return this.layer.states.find((s) => s.state === state)?.name ?? null;
+  }
+
+  stateOf(state) {
+    return this.layer.states.find((s) => s.state === state) ?? null;
+  }
+
+  // Which state each map shows.
+  get shown() {
+    const states = this.layer.states.map((s) => s.state);
+    const upper = states.includes("cell") ? "cell" : null;
+    const lower = states.includes("hidden") ? "hidden" : (states.find((s) => s !== upper) ?? null);
+    return { upper, lower, third: this.now.third };
+  }
+
+  palette(state) {
+    const name = state.palette === "diverging" && unrolled.scheme.now() === "dark" ? "diverging-dark" : state.palette;
+    return this.about.palettes[name];
+  }
+
+  colour(state, value, ends = state) {
+    if (!Number.isFinite(value)) return "#9ca3af";
+    const palette = this.palette(state);
+    const place = Math.floor(((value - ends.bottom) / (ends.top - ends.bottom)) * palette.length);
+    return palette[Math.min(Math.max(place, 0), palette.length - 1)];
+  }
+
+  // Pixels of the plots, without what stands at their sides.
+  get width() {
+    return Math.max(120, this.element("inside").clientWidth - unrolled.Views.SIDES);
+  }
+
+  async pickLayer(index) {
+    const { spoken, options } = unrolled.words;
+    this.now.layer = index;
+    const states = this.layer.states.map((s) => s.state);
+    const { upper, lower } = this.shown;
+    const rest = states.filter((s) => s !== upper && s !== lower);
+    this.now.third = rest.includes(this.now.third) ? this.now.third : rest.includes("forget_gate") ? "forget_gate" : (rest[0] ?? null);
+    options(this.element("pick-third"), rest.map((s) => [s, spoken(s)]), this.now.third);
+    this.element("pick-third").closest("label").hidden = rest.length === 0;
+    const start = this.about.start;
+    const here = start.layer === this.layer.name;
+    this.now.state = here && states.includes(start.state) ? start.state : (upper ?? lower);
+    this.now.unit = here ? start.unit : 0;
+    options(this.element("pick-state"), states.map((s) => [s, spoken(s)]), this.now.state);
+    for (const id of ["pick-unit", "slide-unit"]) this.element(id).max = this.layer.units - 1;
+    this.model("places").setv({ bounds: [0, this.layer.units], start: 0, end: this.layer.units });
+    await this.pickOrder(this.now.order);
+    this.pickUnit(this.now.unit);
+    this.tell("layer");
+  }
+
+  async pickSequence(index) {
+    this.now.sequence = index;
+    this.element("pick-sequence").value = String(index);
+    this.mark(null);
+    this.pickSpan(null);
+    const count = this.length;
+    this.steps.setv({ bounds: [0, count], reset_start: 0, reset_end: count, start: 0, end: count });
+    this.tell("sequence");
+    await this.draw();
+  }
+
+  async pickOrder(order) {
+    this.now.order = order;
+    this.order = Array.from(await this.store.order({ layer: this.layer.name, by: order }));
+    this.places = new Map(this.order.map((unit, place) => [unit, place]));
+    await this.draw();
+  }
+
+  // Draws what is in view; while one drawing is under way only the last wish is kept.
+  async draw() {
+    if (this.busy) {
+      this.again = true;
+      return;
+    }
+    this.busy = true;
+    try {
+      do {
+        this.again = false;
+        await this.drawOnce();
+      } while (this.again);
+    } catch (error) {
+      this.say(error.message);
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  say(message) {
+    this.element("reading").textContent = message;
+  }
+
+  async drawOnce() {
+    if (this.order === null) return;
+    const { sequence, layer, unit } = this.now;
+    const { start, end } = this.steps;
+    const margin = (end - start) / 4;
+    const from = Math.max(0, Math.floor(start - margin));
+    const stop = Math.min(this.length, Math.ceil(end + margin));
+    const columns = Math.min(4000, Math.max(32, Math.round((this.width * (stop - from)) / (end - start))));
+    const names = [...new Set(Object.values(this.shown).filter((s) => s !== null))].map((s) => this.named(s));
+    const places = this.model("places");
+    const units = this.layer.units;
+    const [first, last] = [Math.max(0, Math.floor(units - places.end)), Math.min(units, Math.ceil(units - places.start))];
+    const asked = { sequence, start: from, stop, columns };
+    const rows = Math.max(24, this.model("upper").inner_height || 150);
+    const [window, track, curves] = await Promise.all([
+      this.store.window({ ...asked, layer: this.layer.name, names, order: this.now.order, first, last, rows: Math.round(rows) }),
+      this.store.track(asked),
+      this.store.unit({ ...asked, layer: this.layer.name, unit, names: this.layer.states.filter((s, index) => index === 0 || !this.hiddenCurves.has(s.state)).map((s) => s.name) }),
+    ]);
+    if (layer !== this.now.layer || sequence !== this.now.sequence) return;
+    this.drawn = { window, from, stop, first, last };
+    for (const place of unrolled.Views.MAPS) this.drawMap(place, window, first, last);
+    this.drawTrack(track, from, stop);
+    this.drawUnit(curves);
+    this.frame();
+    this.tell("drawn");
+    this.element("maps").dataset.drawn = `${sequence}:${start}:${end}`;
+  }
+
+  drawMap(place, window, first, last) {
+    const state = this.stateOf(this.shown[place]);
+    this.model(place).visible = state !== null;
+    if (state === null) return;
+    const values = window.maps[state.name];
+    const [rows, columns] = values.shape;
+    // An image is drawn upwards from its first row, the order is read downwards.
+    const image = new this.Grid(rows * columns, [rows, columns]);
+    for (let row = 0; row < rows; row++) image.set(values.subarray((rows - 1 - row) * columns, (rows - row) * columns), row * columns);
+    const top = this.layer.units - first;
+    const height = rows * window.group;
+    this.model(`${place}-colours`).setv({ palette: this.palette(state), low: state.bottom, high: state.top });
+    this.model(`${place}-image`).data = { image: [image], x: [window.start], y: [top - height], steps: [columns * window.span], units: [height] };
+    const several = [window.span > 1 ? `${window.span} steps` : null, window.group > 1 ? `${window.group} units` : null].filter((part) => part !== null);
+    // Of several the value farthest from what is usual is shown: the page says so beside the plots.
+    this.model(`${place}-title`).text.text = unrolled.words.spoken(state.state) + (several.length > 0 ? `  (a dot: ${several.join(" \u00d7 ")})` : "");
+  }
+
+  drawTrack(track, from, stop) {
+    const { spoken, visible, characters } = unrolled.words;
+    const dark = unrolled.scheme.now() === "dark";
+    const bands = this.about.labels.filter((label) => label.band);
+    const text = this.about.kind === "characters";
+    const height = bands.length + (text ? 1 : 0);
+    const data = { x: [], y: [], width: [], colour: [] };
+    bands.forEach((label, index) => {
+      const values = track.labels[label.name];
+      const y = bands.length - index - 0.5;
+      for (let a = 0; a < values.length; ) {
+        let b = a + 1;
+        while (b < values.length && values[b] === values[a]) b++;
+        if (values[a] > 0 || (values[a] === 0 && label.names)) {
+          const share = (label.names ? values[a] + 1 : values[a]) / Math.max(1, label.names ? label.most + 1 : label.most);
+          const grey = Math.round(dark ? 60 + 165 * share : 225 - 165 * share);
+          const left = track.start + a * track.span;
+          const right = Math.min(track.start + b * track.span, this.length);
+          data.x.push((left + right) / 2);
+          data.y.push(y);
+          data.width.push(right - left);
+          data.colour.push(`rgb(${grey}, ${grey}, ${Math.min(255, grey + 8)})`);
+        }
+        a = b;
+      }
+    });
+    this.model("track-rows").setv({ start: 0, end: Math.max(1, height) });
+    this.model("bands").data = data;
+    const ticks = bands.map((_, index) => bands.length - index - 0.5);
+    const texts = bands.map((label) => (label.names || label.most <= 1 ? spoken(label.title) : `${spoken(label.title)} 0\u2013${label.most}`));
+    if (text) {
+      ticks.push(bands.length + 0.5);
+      texts.push("text");
+    }
+    this.model("track-axis").major_label_overrides = new Map(ticks.map((tick, i) => [tick, texts[i]]));
+    this.model("track-ticks").ticks = ticks;
+    this.model("track").height = 58 + 21 * Math.max(height, 1);
+    const letters = { x: [], y: [], text: [], colour: [] };
+    if (text) {
+      const { start, end } = this.steps;
+      const ink = dark ? "#e5e7eb" : "#111827";
+      if (track.text !== null && this.width / (end - start) >= unrolled.Views.CHARACTER) {
+        characters(track.text).forEach((character, index) => {
+          letters.x.push(from + index + 0.5);
+          letters.y.push(bands.length + 0.5);
+          letters.text.push(visible(character));
+          letters.colour.push(ink);
+        });
+      } else {
+        letters.x.push((start + end) / 2);
+        letters.y.push(bands.length + 0.5);
+        letters.text.push("zoom in to read the characters");
+        letters.colour.push(dark ? "#9ca3af" : "#4b5563");
+      }
+    }
+    this.model("characters").data = letters;
+    this.model("values").visible = Boolean(track.channels);
+    if (track.channels) {
+      const curves = track.channels.names.map((name, index) => {
+        const size = track.channels.low.shape[1];
+        const [low, high] = [track.channels.low, track.channels.high].map((all) => all.subarray(index * size, (index + 1) * size));
+        return { name, title: name, low, high, look: unrolled.words.look(null, index) };
+      });
+      this.curves("values", track, curves);
+      this.legend("values-legend", "input:", curves);
+    }
+  }
+
+  drawUnit(found) {
+    const { spoken, look, make, line } = unrolled.words;
+    const curves = this.layer.states.map((s, index) => ({ name: s.state, title: spoken(s.state), low: found.low[s.name] ?? [], high: found.high[s.name] ?? [], look: look(s.state, index) }));
+    this.model("unit").visible = true;
+    this.curves("unit", found, curves);
+    this.model("unit-title").text.text = `unit ${this.now.unit}`;
+    this.element("unit-legend").setAttribute("aria-label", `curves of unit ${this.now.unit}`);
+    const legend = this.element("unit-legend");
+    const key = curves.map((c) => c.name + this.hiddenCurves.has(c.name)).join() + unrolled.scheme.now();
+    if (legend.dataset.key === key) return;
+    legend.dataset.key = key;
+    legend.replaceChildren(make("li", { className: "of" }, "unit:"), ...curves.map((curve) => {
+      const button = make("button", { type: "button", title: "hide or show this curve", "aria-pressed": String(!this.hiddenCurves.has(curve.name)) });
+      button.append(line(curve.look), curve.title);
+      button.addEventListener("click", () => {
+        if (!this.hiddenCurves.delete(curve.name)) this.hiddenCurves.add(curve.name);
+        this.draw();
+      });
+      return make("li", {}, button);
+    }));
+  }
+
+  // What the lines of a plot are.
+  legend(id, of, curves) {
+    const { make, line } = unrolled.words;
+    this.element(id).replaceChildren(make("li", { className: "of" }, of), ...curves.map((curve) => make("li", { className: "line" }, line(curve.look), curve.title)));
+  }
+
+  // Lines over steps; where a column holds several steps, between their lowest and highest value.
+  curves(name, { start, span }, curves) {
+    const shown = curves.filter((curve) => name !== "unit" || !this.hiddenCurves.has(curve.name));
+    const data = { xs: [], ys: [], colour: [], dash: [], width: [] };
+    let [bottom, top] = [Infinity, -Infinity];
+    for (const { low, high, look } of shown) {
+      const count = low.length;
+      const xs = new Float64Array(span > 1 ? 2 * count : count);
+      const ys = new Float64Array(xs.length);
+      for (let i = 0; i < count; i++) {
+        const x = start + (i + 0.5) * span;
+        if (span > 1) {
+          // Lowest and highest in turn, so that neighbours join and a spike of one step is a spike.
+          xs[2 * i] = xs[2 * i + 1] = x;
+          ys[2 * i] = i % 2 ? high[i] : low[i];
+          ys[2 * i + 1] = i % 2 ? low[i] : high[i];
+        } else {
+          xs[i] = x;
+          ys[i] = low[i];
+        }
+        if (low[i] < bottom) bottom = low[i];
+        if (high[i] > top) top = high[i];
+      }
+      data.xs.push(xs);
+      data.ys.push(ys);
+      data.colour.push(look[0]);
+      data.dash.push(span > 1 ? [] : look[1]);
+      data.width.push(span > 1 ? 1 : 1.8);
+    }
+    if (!(top >= bottom)) [bottom, top] = [0, 1];
+    const pad = (top - bottom || Math.abs(top) || 1) * 0.06;
+    this.model(`${name}-rows`).setv({ start: bottom - pad, end: top + pad });
+    this.model(`${name}-curves`).data = data;
+  }
+
+  // A frame around the chosen unit's row.
+  frame() {
+    const place = this.places.get(this.now.unit);
+    const row = this.layer.units - 1 - place;
+    for (const map of unrolled.Views.MAPS) {
+      if (this.shown[map] === null) continue;
+      this.model(`${map}-chosen`).data = { left: [0], right: [this.length], bottom: [row], top: [row + 1], colour: [unrolled.scheme.now() === "dark" ? "#f3f4f6" : "#111827"] };
+      this.model(`${map}-axis`).major_label_overrides = new Map([[row + 0.5, `unit ${this.now.unit}`]]);
+      this.model(`${map}-ticks`).ticks = [row + 0.5];
+    }
+  }
+
+  pickUnit(unit, state = null) {
+    if (!Number.isInteger(unit)) return;
+    this.now.unit = Math.min(Math.max(unit, 0), this.layer.units - 1);
+    if (state !== null && this.named(state) !== null) {
+      this.now.state = state;
+      this.element("pick-state").value = state;
+    }
+    this.element("pick-unit").value = this.now.unit;
+    this.element("slide-unit").value = this.now.unit;
+    this.tell("unit");
+    this.draw();
+  }
+
+  mark(step) {
+    this.now.step = step;
+    for (const place of ["track", ...unrolled.Views.MAPS, "values", "unit", "gradient", "effect"]) {
+      const line = this.model(`${place}-step`);
+      line.visible = step !== null;
+      if (step !== null) line.location = step + 0.5;
+    }
+    this.tell("step");
+  }
+
+  // span: {start, stop} or null
+  pickSpan(span) {
+    if (span !== null) {
+      const [start, stop] = [Math.max(0, Math.min(span.start, span.stop)), Math.min(this.length, Math.max(span.start, span.stop))];
+      span = stop > start ? { start, stop } : null;
+    }
+    this.now.span = span;
+    for (const place of ["track", ...unrolled.Views.MAPS, "values", "unit", "gradient", "effect"]) {
+      const box = this.model(`${place}-span`);
+      box.visible = span !== null;
+      if (span !== null) box.setv({ left: span.start, right: span.stop });
+    }
+    this.tell("span");
+  }
+
+  look(start, end) {
+    const count = this.length;
+    const width = Math.min(Math.max(end - start, 8), count);
+    const from = Math.min(Math.max(start, 0), count - width);
+    this.steps.setv({ start: from, end: from + width });
+  }
+
+  zoom(factor) {
+    const { start, end } = this.steps;
+    const { step } = this.now;
+    const centre = step !== null && step >= start && step < end ? step + 0.5 : (start + end) / 2;
+    this.look(centre - (centre - start) * factor, centre + (end - centre) * factor);
+  }
+
+  closeUp() {
+    const close = Math.floor(this.width / (unrolled.Views.CHARACTER + 0.5));
+    const { start, end } = this.steps;
+    const whole = end - start >= this.length;
+    const centre = this.now.step ?? (this.now.span ? (this.now.span.start + this.now.span.stop) / 2 : whole ? close / 2 : (start + end) / 2);
+    this.look(Math.round(centre - close / 2), Math.round(centre - close / 2) + close);
+  }
+
+  // Brings a step into view and marks it.
+  goTo(step) {
+    const at = Math.min(Math.max(step, 0), this.length - 1);
+    const { start, end } = this.steps;
+    if (at < start || at >= end) this.look(at - Math.floor((end - start) / 2), at + Math.ceil((end - start) / 2));
+    this.mark(at);
+  }
+
+  // Unit of a height in a map.
+  unitAt(y) {
+    const place = this.layer.units - 1 - Math.floor(y);
+    return this.order[place] ?? null;
+  }
+
+  listen() {
+    const pick = (id, then) => this.element(id).addEventListener("change", (event) => then(event.target.value));
+    pick("pick-layer", (value) => this.pickLayer(Number(value)));
+    pick("pick-sequence", (value) => this.pickSequence(Number(value)));
+    pick("pick-order", (value) => this.pickOrder(value));
+    pick("pick-third", (value) => {
+      this.now.third = value;
+      this.draw();
+    });
+    pick("pick-state", (value) => this.pickUnit(this.now.unit, value));
+    pick("pick-unit", (value) => this.pickUnit(Math.round(Number(value))));
+    this.element("slide-unit").addEventListener("input", (event) => this.pickUnit(Number(event.target.value)));
+    this.element("zoom-whole").addEventListener("click", () => this.look(0, this.length));
+    this.element("zoom-close").addEventListener("click", () => this.closeUp());
+    this.element("zoom-in").addEventListener("click", () => this.zoom(0.5));
+    this.element("zoom-out").addEventListener("click", () => this.zoom(2));
+    // Ranges tell of every pixel of a drag; a frame is drawn at most once.
+    let waiting = false;
+    const later = () => {
+      if (waiting || this.store === undefined) return;
+      waiting = true;
+      requestAnimationFrame(() => {
+        waiting = false;
+        this.draw();
+      });
+    };
+    for (const range of [this.steps, this.model("places")]) {
+      range.properties.start.change.connect(later);
+      range.properties.end.change.connect(later);
+    }
+    // The plots have no width before they are seen.
+    new ResizeObserver(later).observe(this.element("inside"));
+    unrolled.scheme.on(() => {
+      if (this.store === undefined) return;
+      this.repaint();
+      this.tell("unit");
+    });
+    for (const place of ["track", ...unrolled.Views.MAPS, "values", "unit", "gradient", "effect"]) {
+      this.model(place).on_event("tap", (event) => {
+        const step = Math.floor(event.x);
+        if (step < 0 || step >= this.length) return;
+        this.mark(step);
+        // Tapping a map also asks to see the unit in that state.
+        const unit = unrolled.Views.MAPS.includes(place) ? this.unitAt(event.y) : null;
+        if (unit !== null) this.pickUnit(unit, this.shown[place]);
+      });
+    }
+    this.model("track").on_event("selectiongeometry", (event) => {
+      if (event.final && event.geometry.type === "rect") this.pickSpan({ start: Math.floor(event.geometry.x0), stop: Math.ceil(event.geometry.x1) });
+    });
+  }
+
+  // Colours of axes come from the style sheet, which plots read when they are painted.
+  repaint() {
+    // The scales beside the maps do not read the style sheet.
+    const ink = unrolled.scheme.now() === "dark" ? "#c6ccd5" : "#374151";
+    for (const map of unrolled.Views.MAPS) this.model(`${map}-bar`).major_label_text_color = ink;
+    for (const place of ["track", ...unrolled.Views.MAPS, "values", "unit", "gradient", "effect"]) this.model(place).change.emit();
+    this.draw();
+  }
+};
