@@ -12,10 +12,10 @@ def correlation(state: np.ndarray, label: np.ndarray) -> np.ndarray:
 
     state: (T, H), label: (T,) -> (H,)
     """
-    units = state.astype(np.float64) - state.mean(axis=0, dtype=np.float64)
     truth = label.astype(np.float64) - label.mean(dtype=np.float64)
-    size = np.sqrt((units**2).sum(axis=0) * (truth**2).sum())
     with np.errstate(invalid="ignore", divide="ignore"):
+        units = state.astype(np.float64) - state.mean(axis=0, dtype=np.float64)
+        size = np.sqrt((units**2).sum(axis=0) * (truth**2).sum())
         return np.asarray(np.where(size > 0, truth @ units / size, np.nan))
 
 

@@ -30,9 +30,13 @@ class Asked:
     def figure(self, name: str) -> float:
         """A finite number."""
         value = self._arguments.get(name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-            raise ValueError(f"{name}: given {_short(value)}, expected a number")
-        return float(value)
+        try:
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                return float(value)
+        except OverflowError:
+            # A whole number may have more digits than any other number.
+            pass
+        raise ValueError(f"{name}: given {_short(value)}, expected a number")
 
     def one(self, name: str, among: Sequence[str]) -> str:
         """One of some names."""
@@ -69,5 +73,9 @@ class Asked:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        # Too many digits, or too many lists in lists.
+        text = f"a {type(value).__name__} too large to be shown"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -8,18 +8,23 @@ from typing import Any
 
 import numpy as np
 
+from unrolled.selection import Region
 from unrolled.source import state_of
 from unrolled.viewer.asked import Asked
 from unrolled.viewer.looking import Looking
 from unrolled.viewer.recorded import Characters
 from unrolled.viewer.searching.following import agreement, followers
+from unrolled.viewer.searching.portions import values_of, width
 from unrolled.viewer.searching.search import Place, Unit, matches, suggested, units_on
+from unrolled.viewer.searching.units import is_on
 
 Tell = Callable[[int, int], None]
 
 MOST_AROUND, MOST_UNITS, MOST_MATCHES = 1000, 40, 50
 # Steps that are shown before a match and after its first step.
 BEFORE, AFTER = 24, 56
+# Values are compared in float32, where a larger threshold is infinite.
+HIGHEST = float(np.finfo(np.float32).max)
 
 
 class Finding:
@@ -41,7 +46,7 @@ class Finding:
             self._trace,
             self._names(asked),
             self._place(asked),
-            threshold=asked.figure("threshold"),
+            threshold=_threshold(asked),
             around=self._around(asked),
             lengths=self._lengths,
         )
@@ -53,7 +58,7 @@ class Finding:
 
     def matches(self, asked: Asked, tell: Tell) -> dict[str, Any]:
         """Spans elsewhere that are like a span, each with what stands there and where its units are on."""
-        units, threshold = self._units(asked), asked.figure("threshold")
+        units, threshold = self._units(asked), _threshold(asked)
         found = matches(
             self._trace,
             units,
@@ -70,11 +75,11 @@ class Finding:
 
     def selected(self, asked: Asked) -> dict[str, Any]:
         """The chosen span as a match is shown."""
-        return self._shown(self._place(asked), self._units(asked), asked.figure("threshold"))
+        return self._shown(self._place(asked), self._units(asked), _threshold(asked))
 
     def agreement(self, asked: Asked, tell: Tell) -> dict[str, Any]:
         """How "these units are on" agrees with a label: of all together, and of each alone."""
-        units, threshold = self._units(asked), asked.figure("threshold")
+        units, threshold = self._units(asked), _threshold(asked)
         label, value = self._label(asked)
         of = len(units) + 1 if len(units) > 1 else 1
 
@@ -113,10 +118,12 @@ class Finding:
         start, stop = max(0, place.start - BEFORE), min(length, place.start + AFTER)
         on = np.zeros(stop - start)
         for name in dict.fromkeys(unit.name for unit in units):
-            values = self._looking.values(name, place.sequence, start, stop)
+            numbers = range(width(self._trace, name))
+            region = Region(range(place.sequence, place.sequence + 1), range(start, stop), numbers)
+            values = values_of(self._trace, name, region)[0]
             for unit in units:
                 if unit.name == name:
-                    on += unit.sign * values[:, unit.number] >= np.float32(threshold)
+                    on += is_on(values[:, unit.number], unit.sign, threshold)
         read = self._looking.recorded.read
         labels = {}
         for name, label in self._looking.labels.items():
@@ -147,14 +154,22 @@ class Finding:
         found = []
         for one in asked.parts("units"):
             name = one.one("name", self._looking.names)
-            found.append(
-                Unit(name, one.whole("number", 0, widths[name] - 1), 1 if one.whole("sign", -1, 1) >= 0 else -1)
-            )
+            number = one.whole("number", 0, widths[name] - 1)
+            # 0 is no sign, and either would be a guess.
+            found.append(Unit(name, number, one.whole("sign", -1, 1)))
         return found
 
     def _label(self, asked: Asked) -> tuple[Any, int | None]:
         label = self._looking.labels[asked.one("label", list(self._looking.labels))]
         return label.values, asked.whole("value", 0, max(0, label.most)) if "value" in asked else None
+
+
+def _threshold(asked: Asked) -> float:
+    """A threshold that values can reach."""
+    threshold = asked.figure("threshold")
+    if abs(threshold) > HIGHEST:
+        raise ValueError(f"threshold: given {threshold}, expected a number from {-HIGHEST:.3g} to {HIGHEST:.3g}")
+    return threshold
 
 
 def _unit(unit: Unit) -> dict[str, Any]:

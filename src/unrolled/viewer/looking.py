@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -68,7 +69,7 @@ class Looking:
     @cached_property
     def _usual(self) -> dict[str, Figures]:
         """Of each name (H,) what is usual for a unit: what is far from it is shown first where there is no room."""
-        return {name: np.nan_to_num(np.median(values, axis=0)) for name, values in self._samples.items()}
+        return {name: about.usual(values) for name, values in self._samples.items()}
 
     def about(self) -> dict[str, Any]:
         """What the page is told before it asks for anything."""
@@ -92,7 +93,7 @@ class Looking:
             "start": {
                 "layer": layer["name"],
                 "state": layer["states"][0]["state"],
-                "unit": 0,
+                "unit": None,
                 "stop": min(AT_FIRST, self.lengths[0]) if kind == "characters" else self.lengths[0],
             },
         }
@@ -234,10 +235,21 @@ class Looking:
 
     def _windows(self, names: list[str], sequence: int, start: int, stop: int, columns: int) -> list[Window]:
         def read(name: str) -> Window:
-            return self._extremes.window(name, sequence=sequence, start=start, stop=stop, columns=columns)
+            return self._window(name, sequence, start, stop, columns)
 
         # Unpacking leaves the interpreter to others.
         return list(self._pool.map(read, names))
+
+    def _window(self, name: str, sequence: int, start: int, stop: int, columns: int) -> Window:
+        window = self._extremes.window(name, sequence=sequence, start=start, stop=stop, columns=columns)
+        length = self.lengths[sequence]
+        if window.stop <= length:
+            return window
+        # The last column goes on into what stands after the sequence's end, which was never a state.
+        last = self.values(name, sequence, window.start + (len(window.low) - 1) * window.span, length)
+        low = np.concatenate([window.low[:-1], last.min(axis=0, keepdims=True)])
+        high = np.concatenate([window.high[:-1], last.max(axis=0, keepdims=True)])
+        return replace(window, stop=length, low=low, high=high)
 
     def _bounds(self, name: str, sequence: int, start: int, stop: int, units: list[int]) -> dict[str, Any]:
         """Lowest and highest of some units in some steps, and where; from a piece at a time."""
@@ -271,11 +283,13 @@ class Looking:
 
     def _unit_ends(self, name: str, sequence: int, unit: int) -> tuple[float, float]:
         """Lowest and highest value of a unit in a sequence."""
-        window = self._extremes.window(name, sequence=sequence, start=0, stop=self.lengths[sequence], columns=64)
-        low, high = window.low[:, unit], window.high[:, unit]
-        if np.isnan(low).all():
-            return 0.0, 0.0
-        return float(np.nanmin(low)), float(np.nanmax(high))
+        window = self._window(name, sequence, 0, self.lengths[sequence], 64)
+        low, high = float(window.low[:, unit].min()), float(window.high[:, unit].max())
+        if not np.isnan(low):
+            return low, high
+        # A column in which one value is missing tells nothing of the others.
+        found = self._bounds(name, sequence, 0, self.lengths[sequence], [unit])
+        return (0.0, 0.0) if np.isnan(found["low"]) else (found["low"], found["high"])
 
     @cached_property
     def _spread(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -299,7 +313,9 @@ def _farthest(low: Figures, high: Figures, usual: Figures, group: int) -> Figure
 
     low, high: (C, U); usual: (U,).
     """
-    farther = np.where(high - usual >= usual - low, high, low)
+    # The highest numbers there are may be farther apart than that.
+    with np.errstate(over="ignore"):
+        farther = np.where(high - usual >= usual - low, high, low)
     farther = np.where(np.isnan(low), np.nan, farther).astype(np.float32, copy=False)
     if group == 1:
         return np.ascontiguousarray(farther.T)
@@ -308,7 +324,8 @@ def _farthest(low: Figures, high: Figures, usual: Figures, group: int) -> Figure
     padded = np.full((columns, rows * group), np.nan, np.float32)
     padded[:, :units] = farther
     apart = np.full((columns, rows * group), -1.0, np.float32)
-    apart[:, :units] = np.abs(farther - usual)
+    with np.errstate(over="ignore"):
+        apart[:, :units] = np.abs(farther - usual)
     # What is not a number is farther than anything.
     apart[:, :units][np.isnan(farther)] = np.inf
     at = apart.reshape(columns, rows, group).argmax(2)

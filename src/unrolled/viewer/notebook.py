@@ -50,10 +50,12 @@ class View:
         self._end()
 
     def _repr_html_(self) -> str:
+        if not self._end.alive:
+            return "<p>This view is closed.</p>"
         return (
             f'<iframe src="{escape(self.url)}" width="100%" height="{HEIGHT}" style="border: 0" '
             'title="unrolled: the states of a recorded network"></iframe>'
         )
 
     def __repr__(self) -> str:
-        return f"View at {self.url}"
+        return f"View at {self.url}" if self._end.alive else "View that is closed"

@@ -54,7 +54,7 @@ def timescales(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _by_similarity(values: NDArray[Any]) -> NDArray[np.int64]:
-    hierarchy = extra("scipy.cluster.hierarchy", "ordering units by similarity", "study")
+    hierarchy = extra("scipy.cluster.hierarchy", "ordering units by similarity", "view")
     courses = np.array(values.T, dtype=np.float64, order="C")  # (H, T)
     finite = np.isfinite(courses).all(axis=1)
     courses[~finite] = 0

@@ -158,8 +158,8 @@ class Service:
                 self._networks[number] = Opened(self._study.recorded(number))
             self._networks.move_to_end(number)
             while len(self._networks) > OPEN_AT_ONCE:
-                _, oldest = self._networks.popitem(last=False)
-                oldest.looking.close()
+                # Somebody may be looking at it still: its threads end when nobody holds it any more.
+                self._networks.popitem(last=False)
             return self._networks[number]
 
     @cached_property

@@ -78,7 +78,9 @@ def followed(state: NDArray[np.float32], labels: Mapping[str, NDArray[np.int64]]
             continue
         part, truth = state[there], values[there]
         correlations = correlation(part, truth)
-        areas = auc(part, truth) if is_binary(truth) else None
+        areas = None
+        if is_binary(truth):
+            areas = np.where(np.isnan(part).any(axis=0), np.nan, auc(part, truth))
         strength = np.abs(correlations) if areas is None else np.abs(areas - 0.5)
         found[name] = {
             "correlation": rounded(correlations),
@@ -86,6 +88,17 @@ def followed(state: NDArray[np.float32], labels: Mapping[str, NDArray[np.int64]]
             "best": int(strongest_first(strength)[0]),
         }
     return {"steps": len(state), "memory": rounded(memory(state)), "labels": found}
+
+
+def usual(values: NDArray[Any]) -> NDArray[np.float32]:
+    """(H,) what is usual for each unit: the median of its finite values, 0 where it has none. values: (T, H)"""
+    finite = np.isfinite(values)
+    if finite.all():
+        middle = np.median(values.astype(np.float64), axis=0)
+    else:
+        held = np.where(finite | ~finite.any(axis=0), np.nan_to_num(values, nan=0, posinf=0, neginf=0), np.nan)
+        middle = np.nanmedian(held.astype(np.float64), axis=0)
+    return np.asarray(middle, np.float32)
 
 
 def rounded(figures: NDArray[Any]) -> list[float | None]:

@@ -76,7 +76,7 @@ def embedded(excerpt: Excerpt) -> dict[str, Any]:
     shown = about.layers(excerpt.states)
     names = [state["name"] for layer in shown for state in layer["states"]]
     labels = {name: label.astype(np.int64) for name, label in excerpt.labels.items()}
-    varying = {name: label for name, label in labels.items() if len(np.unique(label)) > 1}
+    varying = {name: label for name, label in labels.items() if len(np.unique(label[label >= 0])) > 1}
     follows = {name: about.followed(excerpt.states[name], labels) for name in names}
     orders = {layer["name"]: _orders(excerpt.states[about.remembering(layer)], varying) for layer in shown}
     first = about.remembering(shown[0])
@@ -112,7 +112,8 @@ def embedded(excerpt: Excerpt) -> dict[str, Any]:
 def _orders(state: NDArray[Any], labels: dict[str, NDArray[np.int64]]) -> dict[str, list[int]]:
     orders = {"timescale": strongest_first(memory(state)), "index": np.arange(state.shape[1])}
     for name, label in labels.items():
-        orders[f"label:{name}"] = strongest_first(np.abs(correlation(state, label)))
+        there = label >= 0
+        orders[f"label:{name}"] = strongest_first(np.abs(correlation(state[there], label[there])))
     return {name: order.tolist() for name, order in orders.items()}
 
 
@@ -123,10 +124,9 @@ def _packed(values: NDArray[Any]) -> dict[str, Any]:
     high = float(values[finite].max()) if finite.any() else 0.0
     step = (high - low) / LEVELS or 1.0
     levels = np.where(finite, np.round((np.where(finite, values, low).astype(np.float64) - low) / step), MISSING)
-    centres = np.nan_to_num(np.median(np.where(finite, values, 0), axis=0))
     return {
         "low": low,
         "step": step,
         "levels": base64.b64encode(levels.astype("<u2").tobytes()).decode("ascii"),
-        "centres": [round(float(centre), 6) for centre in centres],
+        "centres": [float(f"{centre:.6g}") for centre in about.usual(values)],
     }

@@ -9,13 +9,12 @@ unrolled.Views = class {
 
   constructor(drawing) {
     this.drawing = drawing;
+    this.painter = new unrolled.Painter(this);
     this.listeners = {};
     this.order = null; // unit numbers, the first one on top
     this.hiddenCurves = new Set();
     this.busy = false;
     this.again = false;
-    // Bokeh's own array of two dimensions, the only kind an image takes.
-    this.Grid = this.model("upper-image").data.image[0].constructor;
     this.listen();
     this.repaint();
   }
@@ -117,7 +116,7 @@ unrolled.Views = class {
     const start = this.about.start;
     const here = start.layer === this.layer.name;
     this.now.state = here && states.includes(start.state) ? start.state : (upper ?? lower);
-    this.now.unit = here ? start.unit : 0;
+    this.now.unit = here && start.unit !== null ? start.unit : null;
     options(this.element("pick-state"), states.map((s) => [s, spoken(s)]), this.now.state);
     for (const id of ["pick-unit", "slide-unit"]) this.element(id).max = this.layer.units - 1;
     this.model("places").setv({ bounds: [0, this.layer.units], start: 0, end: this.layer.units });
@@ -141,6 +140,7 @@ unrolled.Views = class {
     this.now.order = order;
     this.order = Array.from(await this.store.order({ layer: this.layer.name, by: order }));
     this.places = new Map(this.order.map((unit, place) => [unit, place]));
+    this.now.unit ??= this.order[0];
     await this.draw();
   }
 
@@ -188,173 +188,12 @@ unrolled.Views = class {
     ]);
     if (layer !== this.now.layer || sequence !== this.now.sequence) return;
     this.drawn = { window, from, stop, first, last };
-    for (const place of unrolled.Views.MAPS) this.drawMap(place, window, first, last);
-    this.drawTrack(track, from, stop);
-    this.drawUnit(curves);
-    this.frame();
+    for (const place of unrolled.Views.MAPS) this.painter.map(place, window, first);
+    this.painter.track(track, from);
+    this.painter.unit(curves);
+    this.painter.frame();
     this.tell("drawn");
     this.element("maps").dataset.drawn = `${sequence}:${start}:${end}`;
-  }
-
-  drawMap(place, window, first, last) {
-    const state = this.stateOf(this.shown[place]);
-    this.model(place).visible = state !== null;
-    if (state === null) return;
-    const values = window.maps[state.name];
-    const [rows, columns] = values.shape;
-    // An image is drawn upwards from its first row, the order is read downwards.
-    const image = new this.Grid(rows * columns, [rows, columns]);
-    for (let row = 0; row < rows; row++) image.set(values.subarray((rows - 1 - row) * columns, (rows - row) * columns), row * columns);
-    const top = this.layer.units - first;
-    const height = rows * window.group;
-    this.model(`${place}-colours`).setv({ palette: this.palette(state), low: state.bottom, high: state.top });
-    this.model(`${place}-image`).data = { image: [image], x: [window.start], y: [top - height], steps: [columns * window.span], units: [height] };
-    const several = [window.span > 1 ? `${window.span} steps` : null, window.group > 1 ? `${window.group} units` : null].filter((part) => part !== null);
-    // Of several the value farthest from what is usual is shown: the page says so beside the plots.
-    this.model(`${place}-title`).text.text = unrolled.words.spoken(state.state) + (several.length > 0 ? `  (a dot: ${several.join(" \u00d7 ")})` : "");
-  }
-
-  drawTrack(track, from, stop) {
-    const { spoken, visible, characters } = unrolled.words;
-    const dark = unrolled.scheme.now() === "dark";
-    const bands = this.about.labels.filter((label) => label.band);
-    const text = this.about.kind === "characters";
-    const height = bands.length + (text ? 1 : 0);
-    const data = { x: [], y: [], width: [], colour: [] };
-    bands.forEach((label, index) => {
-      const values = track.labels[label.name];
-      const y = bands.length - index - 0.5;
-      for (let a = 0; a < values.length; ) {
-        let b = a + 1;
-        while (b < values.length && values[b] === values[a]) b++;
-        if (values[a] > 0 || (values[a] === 0 && label.names)) {
-          const share = (label.names ? values[a] + 1 : values[a]) / Math.max(1, label.names ? label.most + 1 : label.most);
-          const grey = Math.round(dark ? 60 + 165 * share : 225 - 165 * share);
-          const left = track.start + a * track.span;
-          const right = Math.min(track.start + b * track.span, this.length);
-          data.x.push((left + right) / 2);
-          data.y.push(y);
-          data.width.push(right - left);
-          data.colour.push(`rgb(${grey}, ${grey}, ${Math.min(255, grey + 8)})`);
-        }
-        a = b;
-      }
-    });
-    this.model("track-rows").setv({ start: 0, end: Math.max(1, height) });
-    this.model("bands").data = data;
-    const ticks = bands.map((_, index) => bands.length - index - 0.5);
-    const texts = bands.map((label) => (label.names || label.most <= 1 ? spoken(label.title) : `${spoken(label.title)} 0\u2013${label.most}`));
-    if (text) {
-      ticks.push(bands.length + 0.5);
-      texts.push("text");
-    }
-    this.model("track-axis").major_label_overrides = new Map(ticks.map((tick, i) => [tick, texts[i]]));
-    this.model("track-ticks").ticks = ticks;
-    this.model("track").height = 58 + 21 * Math.max(height, 1);
-    const letters = { x: [], y: [], text: [], colour: [] };
-    if (text) {
-      const { start, end } = this.steps;
-      const ink = dark ? "#e5e7eb" : "#111827";
-      if (track.text !== null && this.width / (end - start) >= unrolled.Views.CHARACTER) {
-        characters(track.text).forEach((character, index) => {
-          letters.x.push(from + index + 0.5);
-          letters.y.push(bands.length + 0.5);
-          letters.text.push(visible(character));
-          letters.colour.push(ink);
-        });
-      } else {
-        letters.x.push((start + end) / 2);
-        letters.y.push(bands.length + 0.5);
-        letters.text.push("zoom in to read the characters");
-        letters.colour.push(dark ? "#9ca3af" : "#4b5563");
-      }
-    }
-    this.model("characters").data = letters;
-    this.model("values").visible = Boolean(track.channels);
-    if (track.channels) {
-      const curves = track.channels.names.map((name, index) => {
-        const size = track.channels.low.shape[1];
-        const [low, high] = [track.channels.low, track.channels.high].map((all) => all.subarray(index * size, (index + 1) * size));
-        return { name, title: name, low, high, look: unrolled.words.look(null, index) };
-      });
-      this.curves("values", track, curves);
-      this.legend("values-legend", "input:", curves);
-    }
-  }
-
-  drawUnit(found) {
-    const { spoken, look, make, line } = unrolled.words;
-    const curves = this.layer.states.map((s, index) => ({ name: s.state, title: spoken(s.state), low: found.low[s.name] ?? [], high: found.high[s.name] ?? [], look: look(s.state, index) }));
-    this.model("unit").visible = true;
-    this.curves("unit", found, curves);
-    this.model("unit-title").text.text = `unit ${this.now.unit}`;
-    this.element("unit-legend").setAttribute("aria-label", `curves of unit ${this.now.unit}`);
-    const legend = this.element("unit-legend");
-    const key = curves.map((c) => c.name + this.hiddenCurves.has(c.name)).join() + unrolled.scheme.now();
-    if (legend.dataset.key === key) return;
-    legend.dataset.key = key;
-    legend.replaceChildren(make("li", { className: "of" }, "unit:"), ...curves.map((curve) => {
-      const button = make("button", { type: "button", title: "hide or show this curve", "aria-pressed": String(!this.hiddenCurves.has(curve.name)) });
-      button.append(line(curve.look), curve.title);
-      button.addEventListener("click", () => {
-        if (!this.hiddenCurves.delete(curve.name)) this.hiddenCurves.add(curve.name);
-        this.draw();
-      });
-      return make("li", {}, button);
-    }));
-  }
-
-  // What the lines of a plot are.
-  legend(id, of, curves) {
-    const { make, line } = unrolled.words;
-    this.element(id).replaceChildren(make("li", { className: "of" }, of), ...curves.map((curve) => make("li", { className: "line" }, line(curve.look), curve.title)));
-  }
-
-  // Lines over steps; where a column holds several steps, between their lowest and highest value.
-  curves(name, { start, span }, curves) {
-    const shown = curves.filter((curve) => name !== "unit" || !this.hiddenCurves.has(curve.name));
-    const data = { xs: [], ys: [], colour: [], dash: [], width: [] };
-    let [bottom, top] = [Infinity, -Infinity];
-    for (const { low, high, look } of shown) {
-      const count = low.length;
-      const xs = new Float64Array(span > 1 ? 2 * count : count);
-      const ys = new Float64Array(xs.length);
-      for (let i = 0; i < count; i++) {
-        const x = start + (i + 0.5) * span;
-        if (span > 1) {
-          // Lowest and highest in turn, so that neighbours join and a spike of one step is a spike.
-          xs[2 * i] = xs[2 * i + 1] = x;
-          ys[2 * i] = i % 2 ? high[i] : low[i];
-          ys[2 * i + 1] = i % 2 ? low[i] : high[i];
-        } else {
-          xs[i] = x;
-          ys[i] = low[i];
-        }
-        if (low[i] < bottom) bottom = low[i];
-        if (high[i] > top) top = high[i];
-      }
-      data.xs.push(xs);
-      data.ys.push(ys);
-      data.colour.push(look[0]);
-      data.dash.push(span > 1 ? [] : look[1]);
-      data.width.push(span > 1 ? 1 : 1.8);
-    }
-    if (!(top >= bottom)) [bottom, top] = [0, 1];
-    const pad = (top - bottom || Math.abs(top) || 1) * 0.06;
-    this.model(`${name}-rows`).setv({ start: bottom - pad, end: top + pad });
-    this.model(`${name}-curves`).data = data;
-  }
-
-  // A frame around the chosen unit's row.
-  frame() {
-    const place = this.places.get(this.now.unit);
-    const row = this.layer.units - 1 - place;
-    for (const map of unrolled.Views.MAPS) {
-      if (this.shown[map] === null) continue;
-      this.model(`${map}-chosen`).data = { left: [0], right: [this.length], bottom: [row], top: [row + 1], colour: [unrolled.scheme.now() === "dark" ? "#f3f4f6" : "#111827"] };
-      this.model(`${map}-axis`).major_label_overrides = new Map([[row + 0.5, `unit ${this.now.unit}`]]);
-      this.model(`${map}-ticks`).ticks = [row + 0.5];
-    }
   }
 
   pickUnit(unit, state = null) {

@@ -142,6 +142,9 @@ unrolled.finding = (views) => {
     const { start, end } = views.steps;
     if (end - start > 2000) views.closeUp();
     views.model("track-span").setv({ visible: true, left: match.start, right: match.stop });
+    // A match is what one wants to put in place of the chosen span.
+    element("patch-sequence").value = match.sequence;
+    element("patch-step").value = match.start;
   }
 
   function next(by) {

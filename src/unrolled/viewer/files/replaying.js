@@ -55,7 +55,7 @@ unrolled.replaying = (views, finding) => {
     for (const [name, values] of Object.entries(found.direct)) curves.push({ title: `${title(name)}, its own path alone`, values, look: ["#8b95a1", [2, 3]] });
     draw("gradient", found.start, curves, { logarithmic: true });
     views.model("gradient-title").text.text = `gradient of ${found.output} at step ${count(found.step)}: norm by step`;
-    views.legend("gradient-legend", "gradient to:", curves);
+    views.painter.legend("gradient-legend", "gradient to:", curves);
     const zero = curves.slice(0, states.length).filter(({ values }) => values.every((v) => v === 0)).map(({ title: t }) => t);
     element("gradient-said").textContent =
       `${found.output} at step ${count(found.step)} is ${figure(found.value, 4)}. ` +
@@ -102,7 +102,7 @@ unrolled.replaying = (views, finding) => {
     ];
     draw("effect", found.start, curves);
     views.model("effect-title").text.text = `answers with ${asked.changes.map((c) => `${spoken(c.name.slice(c.name.lastIndexOf(".") + 1))} ${c.units.join(", ")}`).join("; ")} changed`;
-    views.legend("effect-legend", "answers:", curves);
+    views.painter.legend("effect-legend", "answers:", curves);
     const finite = Array.from(found.divergence).filter(Number.isFinite);
     const mean = (values) => {
       const there = Array.from(values).filter(Number.isFinite);
