@@ -25,7 +25,7 @@ WIDTH = 1400
 
 
 def picture(page: Page, name: str, first: str, last: str) -> None:
-    """The part of the page from one element to another, in 128 colours."""
+    """The part of the page from one element to another, in 256 colours."""
     page.evaluate("scrollTo(0, 0)")
     top = page.locator(first).first.bounding_box()
     end = page.locator(last).first.bounding_box()
@@ -33,7 +33,7 @@ def picture(page: Page, name: str, first: str, last: str) -> None:
     begin, stop = top["y"] - 12, end["y"] + end["height"] + 16
     whole = Image.open(io.BytesIO(page.screenshot()))
     part = whole.crop((60, int(begin), WIDTH - 60, int(min(stop, whole.height))))
-    part.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(IMAGES / f"viewer-{name}.png", optimize=True)
+    part.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(IMAGES / f"viewer-{name}.png", optimize=True)
     print(f"viewer-{name}.png: {part.width} x {part.height}, {(IMAGES / f'viewer-{name}.png').stat().st_size // 1024} kB")
 
 
