@@ -34,7 +34,9 @@ def picture(page: Page, name: str, first: str, last: str) -> None:
     whole = Image.open(io.BytesIO(page.screenshot()))
     part = whole.crop((60, int(begin), WIDTH - 60, int(min(stop, whole.height))))
     part.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(IMAGES / f"viewer-{name}.png", optimize=True)
-    print(f"viewer-{name}.png: {part.width} x {part.height}, {(IMAGES / f'viewer-{name}.png').stat().st_size // 1024} kB")
+    print(
+        f"viewer-{name}.png: {part.width} x {part.height}, {(IMAGES / f'viewer-{name}.png').stat().st_size // 1024} kB"
+    )
 
 
 def look(page: Page) -> None:

@@ -144,7 +144,9 @@ def test_script_in_any_given_text_is_shown_and_not_run(made: Path) -> None:
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert html.escape(EVIL).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in made.read_text()
     data = json.loads(page.scripts["inside-data"])
-    assert "".join(data["excerpts"][0]["characters"]) == EVIL
+    (inside,) = data
+    assert inside["text"] == inside["about"]["title"] == EVIL
+    assert [label["name"] for label in inside["about"]["labels"]] == [*inside["labels"]] == [EVIL]
     assert json.loads(page.scripts["models"])
 
 
@@ -245,20 +247,34 @@ def test_failed_write_leaves_the_old_page_and_no_other_file(made: Path, monkeypa
 
 
 def test_lone_surrogate_does_not_cost_the_page(made: Path) -> None:
-    assert write(made, excerpts=[excerpt("a\ud800b\x00\t<")]).scripts["inside-data"]
+    text = "a\ud800b\x00\t<"
+    (inside,) = json.loads(write(made, excerpts=[excerpt(text)]).scripts["inside-data"])
+    assert inside["text"] == text
 
 
-def test_excerpt_that_does_not_fit_its_text_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"cell is \(3, 2\), expected \(4, 2\)"):
-        Excerpt("t", "abcd", {"cell": np.zeros((3, 2))}, {})
+def test_excerpt_whose_parts_do_not_fit_is_refused_by_name() -> None:
+    cell = np.zeros((4, 2))
+    with pytest.raises(ValueError, match="its text has 4 characters, and its states 3 steps"):
+        Excerpt("t", "abcd", {"cell": np.zeros((3, 2))})
+    with pytest.raises(ValueError, match=r"hidden is \(3, 2\), expected 4 steps"):
+        Excerpt("t", "abcd", {"cell": cell, "hidden": np.zeros((3, 2))})
+    with pytest.raises(ValueError, match=r"hidden is \(4,\), expected 4 steps"):
+        Excerpt("t", "abcd", {"cell": cell, "hidden": np.zeros(4)})
     with pytest.raises(ValueError, match=r"label column is \(3,\), expected \(4,\)"):
-        Excerpt("t", "abcd", {"cell": np.zeros((4, 2))}, {"column": np.zeros(3)})
+        Excerpt("t", "abcd", {"cell": cell}, {"column": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"values is \(4, 2\), expected \(4, 1\)"):
+        Excerpt("t", None, {"cell": cell}, values=np.zeros((4, 2), np.float32), channels=("a",))
+    for states in ({}, {"cell": np.zeros((0, 2))}):
+        with pytest.raises(ValueError, match="needs at least one step and one state"):
+            Excerpt("t", None, states)
 
 
 def test_unit_that_follows_strings_is_chosen_first(made: Path) -> None:
-    data = json.loads(write(made).scripts["inside-data"])["excerpts"][0]
-    assert data["start"] == {"state": "cell", "unit": 3}
-    assert data["follow"]["cell"]["in_string"]["auc"][3] == 1.0
+    (data,) = json.loads(write(made).scripts["inside-data"])
+    assert {name: data["about"]["start"][name] for name in ("state", "unit")} == {"state": "cell", "unit": 3}
+    assert data["about"]["start"]["layer"] == data["about"]["layers"][0]["name"]
+    assert data["follows"]["cell"]["labels"]["in_string"]["auc"][3] == 1.0
+    assert data["follows"]["cell"]["labels"]["in_string"]["best"] == 3
 
 
 def test_auc_counts_ordered_pairs_and_half_of_ties() -> None:

@@ -12,6 +12,7 @@ from planted_traces import off, planted, random
 import unrolled
 from unrolled.recording import layout
 from unrolled.trace import Trace
+from unrolled.viewer.searching.candidates import DIGITS
 from unrolled.viewer.searching.search import Match, Place, Unit, matches, suggested, units_on
 
 CELL = ["l0.cell"]
@@ -29,6 +30,16 @@ def two_units(*places: Place, steps: int = 200, sequences: int = 1) -> np.ndarra
 BOTH = [Unit("l0.cell", 0, 1), Unit("l0.cell", 2, -1)]
 
 
+def alike(place: Place, selected: Place = SELECTED) -> float:
+    shorter, longer = sorted(one.stop - one.start for one in (place, selected))
+    return (shorter / longer) ** 0.5
+
+
+def scored(place: Place, score: float, on: int, selected: Place = SELECTED) -> Match:
+    """The match of a place whose shares on differ by `score`."""
+    return Match(place, round(score * alike(place, selected), DIGITS), on)
+
+
 def score(trace: Trace, units: list[Unit], place: Place, threshold: float, around: int, length: int) -> float:
     """The formula, step by step."""
 
@@ -38,19 +49,20 @@ def score(trace: Trace, units: list[Unit], place: Place, threshold: float, aroun
 
     inside = list(range(place.start, place.stop))
     near = range(max(0, place.start - around), min(length, place.stop + around))
-    return max(0.0, share(inside) - share([t for t in near if t not in inside]))
+    return max(0.0, share(inside) - share([t for t in near if t not in inside])) * alike(place)
 
 
-def test_every_span_in_which_the_units_are_on_is_found_with_score_one_whatever_its_length() -> None:
-    elsewhere = [Place(0, 60, 66), Place(0, 100, 101), Place(1, 0, 9), Place(1, 150, 200)]
+def test_every_span_in_which_the_units_are_on_is_found_and_those_of_its_length_first() -> None:
+    elsewhere = [Place(0, 60, 66), Place(1, 0, 9), Place(0, 100, 101), Place(1, 150, 200)]
     trace = planted(two_units(SELECTED, *elsewhere, sequences=2))
     found = matches(trace, BOTH, SELECTED, threshold=0.5)
-    assert found == [Match(place, 1.0, 2) for place in elsewhere]
+    assert found == [scored(place, 1.0, 2) for place in elsewhere]
+    assert [match.score for match in found] == pytest.approx([1, (6 / 9) ** 0.5, (1 / 6) ** 0.5, (6 / 50) ** 0.5])
 
 
 def test_selected_span_scores_one_when_another_is_selected() -> None:
     trace = planted(two_units(SELECTED, Place(0, 60, 70)))
-    assert matches(trace, BOTH, Place(0, 60, 70), threshold=0.5) == [Match(SELECTED, 1.0, 2)]
+    assert matches(trace, BOTH, Place(0, 60, 70), threshold=0.5) == [scored(SELECTED, 1.0, 2, Place(0, 60, 70))]
 
 
 def test_the_loop_leads_from_one_span_to_its_like() -> None:
@@ -70,21 +82,21 @@ def test_the_loop_leads_from_one_span_to_its_like() -> None:
 def test_span_in_which_one_of_two_units_is_on_scores_half() -> None:
     values = two_units(SELECTED)
     values[0, 60:70, 0] = 1
-    assert matches(planted(values), BOTH, SELECTED, threshold=0.5) == [Match(Place(0, 60, 70), 0.5, 1)]
+    assert matches(planted(values), BOTH, SELECTED, threshold=0.5) == [scored(Place(0, 60, 70), 0.5, 1)]
 
 
 def test_span_is_scored_less_for_what_is_on_around_it() -> None:
     values = two_units(SELECTED, Place(0, 60, 70))
     values[0, [52, 75, 78], 0] = 1
     found = matches(planted(values), BOTH, SELECTED, threshold=0.5, limit=1)
-    assert found == [Match(Place(0, 60, 70), 1 - 3 / 40, 2)]
+    assert found == [scored(Place(0, 60, 70), 1 - 3 / 40, 2)]
 
 
 def test_unit_that_flickers_off_for_a_step_does_not_cut_a_span() -> None:
     values = two_units(SELECTED, Place(0, 60, 80))
     values[0, 70] = 0
     found = matches(planted(values), BOTH, SELECTED, threshold=0.5)
-    assert found == [Match(Place(0, 60, 80), 0.95, 2)]
+    assert found == [scored(Place(0, 60, 80), 0.95, 2)]
 
 
 def test_no_match_overlaps_the_selected_span() -> None:
@@ -96,14 +108,15 @@ def test_spans_beside_the_selected_one_may_touch_it() -> None:
     values = two_units(SELECTED)
     values[0, 26:29, 0] = 1
     trace = planted(values)
-    assert matches(trace, [Unit("l0.cell", 2, -1)], Place(0, 26, 29), threshold=0.5) == [Match(SELECTED, 1.0, 1)]
+    beside = Place(0, 26, 29)
+    assert matches(trace, [Unit("l0.cell", 2, -1)], beside, threshold=0.5) == [scored(SELECTED, 1.0, 1, beside)]
 
 
 def test_steps_after_a_sequences_end_are_neither_on_nor_around() -> None:
     values = two_units(SELECTED, Place(1, 150, 200), sequences=2)
     for trace, lengths in ((planted(values), [200, 160]), (planted(values, lengths=[200, 160]), None)):
         found = matches(trace, BOTH, SELECTED, threshold=0.5, lengths=lengths)
-        assert found == [Match(Place(1, 150, 160), 1.0, 2)]
+        assert found == [scored(Place(1, 150, 160), 1.0, 2)]
     assert matches(planted(values), BOTH, SELECTED, threshold=0.5, lengths=[200, 0]) == []
 
 
@@ -145,7 +158,7 @@ def test_many_units_of_several_names_are_matched_together() -> None:
     values[0, 20:26] = values[0, 60:63] = 1
     trace = planted(l0__cell=values, l0__hidden=-values)
     units = [Unit("l0.hidden", number, -1) for number in range(70)] + [Unit("l0.cell", n, 1) for n in range(70)]
-    assert matches(trace, units[::-1], SELECTED, threshold=0.5) == [Match(Place(0, 60, 63), 1.0, 140)]
+    assert matches(trace, units[::-1], SELECTED, threshold=0.5) == [scored(Place(0, 60, 63), 1.0, 140)]
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["live", "stored"])
@@ -160,7 +173,7 @@ def test_span_across_portions_of_a_long_recording_is_found_whole(
         trace = unrolled.Trace.load(trace.save(tmp_path / "trace.zarr"))
     told: list[tuple[int, int]] = []
     found = matches(trace, BOTH, SELECTED, threshold=0.5, tell=lambda done, of: told.append((done, of)))
-    assert [match.place for match in found] == places
+    assert found == [scored(place, 1.0, 2) for place in (places[0], places[2], places[1])]
     assert told == [(done, len(told)) for done in range(1, len(told) + 1)]
     assert len(told) > 10
     if not stored:

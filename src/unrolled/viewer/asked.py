@@ -38,6 +38,13 @@ class Asked:
             pass
         raise ValueError(f"{name}: given {_short(value)}, expected a number")
 
+    def text(self, name: str, most: int) -> str:
+        """A text of 1 to `most` characters."""
+        value = self._arguments.get(name)
+        if not isinstance(value, str) or not 0 < len(value) <= most:
+            raise ValueError(f"{name}: given {_short(value)}, expected a text of 1 to {most} characters")
+        return value
+
     def one(self, name: str, among: Sequence[str]) -> str:
         """One of some names."""
         value = self._arguments.get(name)

@@ -28,6 +28,8 @@ FOR_COLOURS, FOR_ORDERS = 2048, 8192
 MOST_COLUMNS, MOST_ROWS = 4096, 2048
 # Steps of a text that is shown or coloured at once.
 MOST_CHARACTERS = 10_000
+# Characters of a text that is looked for.
+MOST_SOUGHT = 1_000
 # Steps in view when a recording is opened.
 AT_FIRST = 1200
 ORDERS = ("timescale", "similarity", "index")
@@ -174,6 +176,17 @@ class Looking:
             "low": low,
             "high": high,
         }
+
+    def find(self, asked: Asked) -> dict[str, int | None]:
+        """Where a piece of text begins next after a step, around the end if need be; None where it is nowhere."""
+        sequence = self.sequence(asked)
+        read = self.recorded.read
+        if not isinstance(read, Characters):
+            raise ValueError("text: what this recording read is not known as text")
+        text, whole = asked.text("text", MOST_SOUGHT), read.texts[sequence]
+        at = whole.find(text, asked.whole("after", -1, self.lengths[sequence]) + 1)
+        at = whole.find(text) if at < 0 else at
+        return {"step": None if at < 0 else at}
 
     def exact(self, asked: Asked) -> dict[str, Any]:
         """What stands at a place of the plots: one step of one unit, or the extremes of the several of a dot."""

@@ -125,7 +125,7 @@ class Service:
     @property
     def quick(self) -> Mapping[str, Callable[[dict[str, Any]], Any]]:
         """What is answered at once."""
-        looks = ("window", "unit", "track", "text", "exact", "follows", "order")
+        looks = ("window", "unit", "track", "text", "exact", "find", "follows", "order")
         finds = ("suggested", "units_on", "selected")
         return {
             "overview": lambda arguments: self._overview(),

@@ -98,7 +98,8 @@ def usual(values: NDArray[Any]) -> NDArray[np.float32]:
     else:
         held = np.where(finite | ~finite.any(axis=0), np.nan_to_num(values, nan=0, posinf=0, neginf=0), np.nan)
         middle = np.nanmedian(held.astype(np.float64), axis=0)
-    return np.asarray(middle, np.float32)
+    most = np.finfo(np.float32).max
+    return middle.clip(-most, most).astype(np.float32)
 
 
 def rounded(figures: NDArray[Any]) -> list[float | None]:

@@ -171,6 +171,14 @@ unrolled.Embedded = class {
     return found;
   }
 
+  async find({ text, after }) {
+    const sought = unrolled.words.characters(text);
+    const here = (step) => sought.every((character, i) => this.characters[step + i] === character);
+    const steps = this.characters.length;
+    for (let i = 1; i <= steps; i++) if (here((after + i) % steps)) return { step: (after + i) % steps };
+    return { step: null };
+  }
+
   async follows({ name }) {
     return this.excerpt.follows[name];
   }

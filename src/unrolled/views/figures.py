@@ -19,7 +19,6 @@ from bokeh.models import (
     FixedTicker,
     Image,
     LinearColorMapper,
-    LogTicker,
     NumeralTickFormatter,
     PanTool,
     PlainText,
@@ -220,7 +219,11 @@ def _curves(lines: Lines, steps: Range1d) -> figure:
     scale = "log" if lines.logarithmic else "linear"
     fig = _titled(_over_steps(name, steps, y, lines.height, scale=scale), lines.title)
     fig.visible = False
-    fig.yaxis.ticker = LogTicker(desired_num_ticks=4) if lines.logarithmic else BasicTicker(desired_num_ticks=4)
+    if lines.logarithmic:
+        # The script sets as many powers of ten as there is room for.
+        fig.yaxis.ticker = FixedTicker(ticks=[], name=f"{name}-ticks")
+    else:
+        fig.yaxis.ticker = BasicTicker(desired_num_ticks=4)
     fig.ygrid.grid_line_color = "#e1e5ea"
     source = ColumnDataSource({"xs": [], "ys": [], "colour": [], "dash": [], "width": []}, name=f"{name}-curves")
     fig.multi_line(xs="xs", ys="ys", line_color="colour", line_dash="dash", line_width="width", source=source)

@@ -8,7 +8,17 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 VIEWS = "unrolled.views"
 # In the order in which they need each other.
-SCRIPTS = ("scheme.js", "words.js", "painting.js", "views.js", "text.js", "following.js", "hover.js", "keys.js", "opening.js")
+SCRIPTS = (
+    "scheme.js",
+    "words.js",
+    "painting.js",
+    "views.js",
+    "text.js",
+    "following.js",
+    "hover.js",
+    "keys.js",
+    "opening.js",
+)
 EXCERPT_SCRIPTS = (*SCRIPTS, "embedded.js", "excerpts.js")
 
 

@@ -264,6 +264,27 @@ unrolled.Views = class {
     this.mark(at);
   }
 
+  // Goes to a step, or to where a text stands next, which becomes the chosen span.
+  async seek(wanted) {
+    const { count, characters } = unrolled.words;
+    if (/^\s*[\d,]+\s*$/.test(wanted)) {
+      this.goTo(Number(wanted.replaceAll(",", "")));
+      return;
+    }
+    if (wanted === "") return;
+    try {
+      const { step } = await this.store.find({ sequence: this.now.sequence, text: wanted, after: this.now.step ?? -1 });
+      if (step === null) {
+        this.say(`\u201c${wanted}\u201d does not stand in the ${count(this.length)} steps of this sequence.`);
+        return;
+      }
+      this.goTo(step);
+      this.pickSpan({ start: step, stop: step + characters(wanted).length });
+    } catch (error) {
+      this.say(error.message);
+    }
+  }
+
   // Unit of a height in a map.
   unitAt(y) {
     const place = this.layer.units - 1 - Math.floor(y);
@@ -281,6 +302,10 @@ unrolled.Views = class {
     });
     pick("pick-state", (value) => this.pickUnit(this.now.unit, value));
     pick("pick-unit", (value) => this.pickUnit(Math.round(Number(value))));
+    this.element("go").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.seek(this.element("go-to").value);
+    });
     this.element("slide-unit").addEventListener("input", (event) => this.pickUnit(Number(event.target.value)));
     this.element("zoom-whole").addEventListener("click", () => this.look(0, this.length));
     this.element("zoom-close").addEventListener("click", () => this.closeUp());

@@ -23,8 +23,12 @@ unrolled.replaying = (views, finding) => {
       for (const v of values) if (Number.isFinite(v) && !(logarithmic && v <= 0)) [bottom, top] = [Math.min(bottom, v), Math.max(top, v)];
     }
     if (!(top >= bottom)) [bottom, top] = logarithmic ? [0.1, 1] : [0, 1];
-    if (logarithmic) views.model(`${name}-rows`).setv({ start: bottom / 1.5, end: top * 1.5 });
-    else {
+    if (logarithmic) {
+      views.model(`${name}-rows`).setv({ start: bottom / 1.5, end: top * 1.5 });
+      const [low, high] = [Math.ceil(Math.log10(bottom / 1.5)), Math.floor(Math.log10(top * 1.5))];
+      const by = Math.max(1, Math.ceil((high - low) / 4));
+      views.model(`${name}-ticks`).ticks = Array.from({ length: Math.max(0, Math.floor((high - low) / by) + 1) }, (_, i) => 10 ** (high - i * by));
+    } else {
       const pad = (top - bottom || 1) * 0.06;
       views.model(`${name}-rows`).setv({ start: bottom - pad, end: top + pad });
     }
@@ -54,6 +58,8 @@ unrolled.replaying = (views, finding) => {
     const curves = states.map((name, index) => ({ title: title(name), values: found.curves[name], look: several ? look(null, index) : look(name.slice(name.lastIndexOf(".") + 1), index) }));
     for (const [name, values] of Object.entries(found.direct)) curves.push({ title: `${title(name)}, its own path alone`, values, look: ["#8b95a1", [2, 3]] });
     draw("gradient", found.start, curves, { logarithmic: true });
+    // The right answer may be a character that cannot be seen.
+    found.output = Array.from(found.output, (character) => (character === " " ? character : visible(character))).join("").replace(/ $/, "\u00b7");
     views.model("gradient-title").text.text = `gradient of ${found.output} at step ${count(found.step)}: norm by step`;
     views.painter.legend("gradient-legend", "gradient to:", curves);
     const zero = curves.slice(0, states.length).filter(({ values }) => values.every((v) => v === 0)).map(({ title: t }) => t);

@@ -48,7 +48,7 @@ unrolled.Served = class {
     this.server = server;
     this.about = about;
     this.network = network;
-    for (const method of ["window", "unit", "track", "text", "exact", "follows", "order", "suggested", "units_on", "selected", "instruments"]) {
+    for (const method of ["window", "unit", "track", "text", "exact", "find", "follows", "order", "suggested", "units_on", "selected", "instruments"]) {
       this[method] = (asked) => server.send(method, { ...asked, network });
     }
     for (const method of ["matches", "agreement", "followers", "gradient", "effect", "measure"]) {

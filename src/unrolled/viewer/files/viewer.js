@@ -10,19 +10,27 @@ globalThis.unrolled ??= {};
     return null;
   });
   if (overview === null) return;
-  const views = await unrolled.open();
-  const finding = unrolled.finding(views);
-  const replaying = unrolled.replaying(views, finding);
-  const measuring = unrolled.measuring(views);
-  unrolled.keys(views, [...finding.keys, ...replaying.keys]);
-  const tabs = unrolled.tabs((name) => {
-    if (name === "measuring") measuring.open();
-  });
+  let begun = null;
+
+  // Plots have to be seen when they are made: they take their size from the page.
+  async function begin() {
+    element("recording").hidden = false;
+    const views = await unrolled.open();
+    const finding = unrolled.finding(views);
+    const replaying = unrolled.replaying(views, finding);
+    const measuring = unrolled.measuring(views);
+    unrolled.keys(views, [...finding.keys, ...replaying.keys]);
+    const tabs = unrolled.tabs((name) => {
+      if (name === "measuring") measuring.open();
+    });
+    return { views, measuring, tabs };
+  }
 
   async function show(network) {
     const about = await opening(network === null ? "opening" : `opening ${overview.networks[network]}`, (options) => server.job("about", { network }, options));
     if (about === null) return;
-    element("recording").hidden = false;
+    begun ??= begin();
+    const { views, measuring, tabs } = await begun;
     element("recording-title").textContent = network === null ? "" : about.title;
     await views.use(new unrolled.Served(server, about, network));
     if (tabs.now() === "measuring") measuring.open();

@@ -11,7 +11,7 @@ from unrolled.viewer.searching.portions import Numbers
 
 AROUND = 10  # steps on either side of a span that count as around it
 LEVELS = 32
-GAPS = (0, 1, 3)
+GAPS = (0, 1, 3, 10)
 # Equal scores have to compare as equal.
 DIGITS = 12
 
@@ -37,31 +37,33 @@ class Spans:
         return self.at((self.stops <= start) | (self.starts >= stop))
 
 
-def candidates(on: Numbers, units: int, around: int) -> Spans:
+def candidates(on: Numbers, units: int, around: int, length: int) -> Spans:
     """Runs of steps at which some number of the units are on, with their scores; those of score 0 are left out.
 
     Args:
         on: (T,) how many units are on at each step.
         units: how many there are.
         around: steps on either side of a run that count as around it.
+        length: steps of the span that they are to be like.
     """
     levels = np.unique(np.linspace(1, units, min(units, LEVELS)).round().astype(np.int64))
     found = [run for level in levels for run in _runs(on >= level)]
     spans = np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 2), np.int64)
     starts, stops = spans[:, 0], spans[:, 1]
-    scored = Spans(starts, stops, scores(on, starts, stops, units, around))
+    scored = Spans(starts, stops, scores(on, starts, stops, units, around, length))
     return scored.at(scored.scores > 0)
 
 
-def scores(on: Numbers, starts: Numbers, stops: Numbers, units: int, around: int) -> NDArray[np.float64]:
-    """The share on in each span less the share on around it, at least 0: (N,)."""
+def scores(on: Numbers, starts: Numbers, stops: Numbers, units: int, around: int, length: int) -> NDArray[np.float64]:
+    """The share on in each span less the share on around it, at least 0, by how alike the lengths are: (N,)."""
     before, after = np.maximum(starts - around, 0), np.minimum(stops + around, len(on))
     until = np.concatenate([[0], np.cumsum(on)])
     inside = until[stops] - until[starts]
     outside = until[after] - until[before] - inside
     steps, surroundings = stops - starts, (after - before) - (stops - starts)
     difference = inside / (steps * units) - outside / np.maximum(surroundings * units, 1)
-    found: NDArray[np.float64] = np.maximum(0.0, difference.round(DIGITS))
+    alike = np.sqrt(np.minimum(steps, length) / np.maximum(steps, length))
+    found: NDArray[np.float64] = np.maximum(0.0, (difference * alike).round(DIGITS))
     return found
 
 

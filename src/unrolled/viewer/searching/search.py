@@ -167,15 +167,16 @@ def matches(
 ) -> list[Match]:
     """Spans elsewhere in which units are on and around which they are off, best first.
 
-        score = max(0, share on in the span - share on around it)
+        score = max(0, share on in the span - share on around it) * sqrt(shorter / longer)
 
-    where a share is of all units at all those steps together, and around are the `around` steps on either side that
-    the sequence has (no steps: share 0). A span in which all units are on throughout, and off around it, scores 1; so
-    does the selected one, if it is such. Chance scores about 0: a unit that is on at random is so in the span as often
-    as around it.
+    where a share is of all units at all those steps together, around are the `around` steps on either side that the
+    sequence has (no steps: share 0), and the root is of the lengths of the span and the selected one: a unit that is
+    on for a single step is like a long span in nothing else. A span as long as the selected one in which all units are
+    on throughout, and off around it, scores 1; so does the selected one, if it is such. Chance scores about 0: a unit
+    that is on at random is so in the span as often as around it.
 
     Looked at are the runs of steps at which some number of the units or more are on, for every such number (32 of them,
-    evenly spaced, where there are more units), with gaps of no, 1 or 3 steps closed. Of spans that overlap the best is
+    evenly spaced, where there are more units), with gaps of no, 1, 3 or 10 steps closed. Of spans that overlap the best is
     kept; of equal ones the first.
 
     Args:
@@ -204,7 +205,7 @@ def matches(
     found: list[Match] = []
     for sequence, length in enumerate(steps.tolist()):
         here = bits[sequence, :length]
-        spans = candidates(how_many(here), len(units), around)
+        spans = candidates(how_many(here), len(units), around, place.stop - place.start)
         selected = Spans.of(place.start, place.stop) if place.sequence == sequence else None
         for start, stop, score in best_apart(spans, limit, apart_from=selected):
             on = np.unpackbits(here[start:stop], axis=1, count=len(units)).sum(axis=0, dtype=np.int64)

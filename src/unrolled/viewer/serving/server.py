@@ -112,7 +112,9 @@ class Server:
         self._exchanges.close()
         with suppress(RuntimeError):  # its loop has ended
             self._loop.call_soon_threadsafe(self._ending.set)
-        self._thread.join()
+        # What holds the server may be collected in the server's own thread, which cannot wait for itself.
+        if self._thread is not threading.current_thread():
+            self._thread.join()
         self._thread = None
 
     def wait(self) -> None:
