@@ -2,8 +2,8 @@
 
     python docs/screenshots.py runs/demo
 
-Needs Chromium and Playwright's Python package. The network and the comment are those that the page speaks of; on another
-Python, with another standard library, others may be worth a picture.
+Needs Chromium and Playwright's Python package. The network and the comment are those that the page speaks of; on
+another Python, with another standard library, others may be worth a picture.
 """
 
 import argparse
@@ -29,7 +29,8 @@ def picture(page: Page, name: str, first: str, last: str) -> None:
     page.evaluate("scrollTo(0, 0)")
     top = page.locator(first).first.bounding_box()
     end = page.locator(last).first.bounding_box()
-    assert top is not None and end is not None, (first, last)
+    assert top is not None, first
+    assert end is not None, last
     begin, stop = top["y"] - 12, end["y"] + end["height"] + 16
     whole = Image.open(io.BytesIO(page.screenshot()))
     part = whole.crop((60, int(begin), WIDTH - 60, int(min(stop, whole.height))))

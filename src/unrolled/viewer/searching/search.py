@@ -176,8 +176,8 @@ def matches(
     that is on at random is so in the span as often as around it.
 
     Looked at are the runs of steps at which some number of the units or more are on, for every such number (32 of them,
-    evenly spaced, where there are more units), with gaps of no, 1, 3 or 10 steps closed. Of spans that overlap the best is
-    kept; of equal ones the first.
+    evenly spaced, where there are more units), with gaps of no, 1, 3 or 10 steps closed. Of spans that overlap the
+    best is kept; of equal ones the first.
 
     Args:
         trace: what was recorded.
