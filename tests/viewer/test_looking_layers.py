@@ -180,5 +180,5 @@ def test_stored_recording_is_shown_as_the_live_one_to_the_end_of_each_sequence(t
 def test_other_precisions_are_shown_in_single(dtype: torch.dtype) -> None:
     values = torch.randn(1, 20, 2).to(dtype)
     look = looking(planted(values), [20])
-    image = look.window(asked(last=2, rows=2))["maps"]["l0.cell"]
+    image = look.window(asked(last=2, rows=2, columns=20))["maps"]["l0.cell"]
     np.testing.assert_array_equal(image, values[0].float().numpy().T)

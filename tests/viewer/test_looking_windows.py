@@ -118,7 +118,7 @@ class TestWindow:
 
     def test_last_group_of_rows_may_be_smaller(self) -> None:
         values = random(2, 1, 20, 7)
-        found = check_window(looking(planted(values), [20]), values, asked(last=7, rows=3), range(7))
+        found = check_window(looking(planted(values), [20]), values, asked(last=7, rows=3, columns=20), range(7))
         assert found["group"] == 3
         np.testing.assert_array_equal(found["maps"]["l0.cell"][2], values[0, :, 6])
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import make_dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from unrolled.commands.options import positional, read
@@ -70,8 +71,10 @@ def main(arguments: Sequence[str]) -> int:
     from unrolled.viewer.service import Service
     from unrolled.viewer.serving.server import serve
 
+    service = Service(found)
+    Thread(target=service.prepare, daemon=True).start()
     try:
-        serve(Service(found), host=options.host, port=options.port, open_browser=options.open)
+        serve(service, host=options.host, port=options.port, open_browser=options.open)
     except KeyboardInterrupt:
         # That is how one leaves.
         print(file=sys.stderr)

@@ -25,9 +25,11 @@ from unrolled.source import Source
 __all__ = ["Extremes", "Window", "build", "has_extremes"]
 
 # What the values that were read last may take, so that moving a little reads a little.
-MEMORY = 256 * 2**20
+MEMORY = 128 * 2**20
 # What the blocks of one state may take of it that were not on disk.
-MEMORY_OF_BLOCKS = MEMORY // 4
+MEMORY_OF_BLOCKS = MEMORY // 2
+# Steps of the longest column that is put together from single steps.
+_LONGEST_RAW = 4
 # About what is read at one go where there are no chunks.
 PIECE = 2**20
 
@@ -62,13 +64,24 @@ class Extremes:
         self._kept = _Kept()
         self._reducing = Lock()
 
-    def window(self, name: str, *, sequence: int, start: int, stop: int, columns: int) -> Window:
-        """The lows and highs of about `columns` columns from step `start` to before step `stop`, of all units.
+    def window(
+        self,
+        name: str,
+        *,
+        sequence: int,
+        start: int,
+        stop: int,
+        columns: int,
+        unit: int | None = None,
+        quick: bool = False,
+    ) -> Window:
+        """The lows and highs of about `columns` columns from step `start` to before step `stop`, of all units or one.
 
-        A column has 1, 4, 16, 64, ... steps and begins at a multiple of that, so that values stay the same when the
-        window moves: `start` is rounded down and `stop` up, but not past the end. A column is one step where there
-        are at most four times as many steps as `columns`. Else there are between half and twice as many columns, and
-        one or two more from rounding.
+        A column has 1, 2, 4, 16, 32, 64, ... steps and begins at a multiple of that, so that values stay the same when
+        the window moves: `start` is rounded down and `stop` up, but not past the end. There are at most 1.2 times as
+        many columns as asked for, and one or two from rounding, and at least 0.6 times where there are that many steps;
+        but half of that where columns have 16 steps, since those of 8 would be read step by step. A `quick` window has
+        no columns of 4 steps either.
 
         Raises:
             KeyError: `name` is not in the source.
@@ -78,9 +91,10 @@ class Extremes:
         steps = self._check(name, sequence, start, stop)
         if columns < 1:
             raise ValueError(f"columns must be at least 1, given {columns}")
-        span = _span(stop - start, columns)
+        span = _span(stop - start, columns, 2 if quick else _LONGEST_RAW)
         first, last = start // span, blocks.count(stop, span)
-        low, high = self._columns(name, sequence, span, first, last, steps)
+        units = slice(None) if unit is None else slice(unit, unit + 1)
+        low, high = self._columns(name, sequence, span, first, last, steps, units)
         return Window(first * span, min(last * span, steps), span, low, high)
 
     def exact(self, name: str, *, sequence: int, start: int, stop: int) -> NDArray[np.float32]:
@@ -107,27 +121,28 @@ class Extremes:
         return len(whole.steps)
 
     def _columns(
-        self, name: str, sequence: int, span: int, first: int, last: int, steps: int
+        self, name: str, sequence: int, span: int, first: int, last: int, steps: int, units: slice
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Columns `first` to before `last` of `span` steps, of the longest blocks that there are for them."""
         if span < blocks.FINEST:
-            return self._merged(name, sequence, 1, span, first, last, steps)
+            return self._merged(name, sequence, 1, span, first, last, steps, units)
         there = [length for length in self._stored_spans(name) if length <= span]
         if there:
-            return self._merged(name, sequence, max(there), span, first, last, steps)
+            return self._merged(name, sequence, max(there), span, first, last, steps, units)
         shortest, low, high = self._reduced(name, sequence, steps)
         if span < shortest:
-            return self._streamed(name, sequence, span, range(first * span, min(last * span, steps)))
+            low, high = self._streamed(name, sequence, span, range(first * span, min(last * span, steps)))
+            return low[:, units], high[:, units]
         number = span // shortest
         rows = slice(first * number, min(last * number, len(low)))
-        return blocks.merged(low[rows], high[rows], number)
+        return blocks.merged(low[rows, units], high[rows, units], number)
 
     def _merged(
-        self, name: str, sequence: int, length: int, span: int, first: int, last: int, steps: int
+        self, name: str, sequence: int, length: int, span: int, first: int, last: int, steps: int, units: slice
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         number = span // length
         found = self._read(
-            name, sequence, length, first * number, min(last * number, blocks.count(steps, length)), steps
+            name, sequence, length, first * number, min(last * number, blocks.count(steps, length)), steps, units
         )
         low, high = found[0], found[-1]
         if number == 1:
@@ -137,7 +152,9 @@ class Extremes:
     def _stored_spans(self, name: str) -> tuple[int, ...]:
         return self._source.spans(name) if isinstance(self._source, Stored) else ()
 
-    def _read(self, name: str, sequence: int, span: int, start: int, stop: int, steps: int) -> NDArray[np.float32]:
+    def _read(
+        self, name: str, sequence: int, span: int, start: int, stop: int, steps: int, units: slice = slice(None)
+    ) -> NDArray[np.float32]:
         """(1 or 2, stop - start, U): steps, or lows and highs of stored blocks; those that are kept are not read."""
         length = self._length(name, span)
         numbers = range(start // length, blocks.count(stop, length))
@@ -151,7 +168,7 @@ class Extremes:
                 # A copy of its own, or each part would keep all that were read with it.
                 parts[number] = found[:, rows] if len(run) == 1 else found[:, rows].copy()
                 self._kept.put(keys[number], parts[number])
-        cut = [parts[number][:, max(0, start - number * length) : stop - number * length] for number in numbers]
+        cut = [parts[number][:, max(0, start - number * length) : stop - number * length, units] for number in numbers]
         return np.concatenate(cut, axis=1)
 
     def _length(self, name: str, span: int) -> int:
@@ -220,12 +237,11 @@ class _Kept:
                 self._bytes -= oldest.nbytes
 
 
-def _span(steps: int, columns: int) -> int:
+def _span(steps: int, columns: int, longest_raw: int) -> int:
     """Steps in a column where `steps` are shown in about so many columns."""
     span = 1
-    # From afar twice as many columns as asked for are enough; near, steps are shown while that costs no more.
-    while steps > (4 if span == 1 else 2) * columns * span:
-        span *= blocks.FACTOR
+    while 5 * steps > 6 * columns * span:
+        span = blocks.FINEST if span == longest_raw else 2 * span
     return span
 
 

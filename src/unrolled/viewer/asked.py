@@ -27,6 +27,13 @@ class Asked:
             raise ValueError(f"{name}: given {_short(value)}, expected a whole number from {low} to {high}")
         return value
 
+    def flag(self, name: str) -> bool:
+        """Yes or no; no where it is not given."""
+        value = self._arguments.get(name, False)
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}: given {_short(value)}, expected true or false")
+        return value
+
     def figure(self, name: str) -> float:
         """A finite number."""
         value = self._arguments.get(name)

@@ -24,7 +24,7 @@ from unrolled.views import about
 Figures = NDArray[np.float32]
 
 # Steps from which colours, and those from which orders and what units follow, are taken.
-FOR_COLOURS, FOR_ORDERS = 2048, 8192
+FOR_COLOURS, FOR_ORDERS = 2048, 4096
 MOST_COLUMNS, MOST_ROWS = 4096, 2048
 # Steps of a text that is shown or coloured at once.
 MOST_CHARACTERS = 10_000
@@ -52,6 +52,10 @@ class Looking:
     def close(self) -> None:
         """End its threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def prepare(self) -> None:
+        """Read what the first picture needs besides itself."""
+        self._ordered(self.layers[0]["name"], ORDERS[0])
 
     @cached_property
     def layers(self) -> list[dict[str, Any]]:
@@ -109,12 +113,18 @@ class Looking:
         first = asked.whole("first", 0, len(units) - 1)
         chosen = units[first : asked.whole("last", first + 1, len(units))]
         group = -(-len(chosen) // asked.whole("rows", 1, MOST_ROWS))
-        windows = self._windows(names, sequence, start, stop, columns)
-        maps = {
-            name: _farthest(window.low[:, chosen], window.high[:, chosen], self._usual[name][chosen], group)
-            for name, window in zip(names, windows, strict=True)
-        }
-        return {"start": windows[0].start, "span": windows[0].span, "group": group, "maps": maps}
+
+        quick = asked.flag("quick")
+
+        def drawn(name: str) -> tuple[Window, Figures]:
+            window = self._window(name, sequence, start, stop, columns, quick=quick)
+            return window, _farthest(window.low, window.high, self._usual[name], chosen, group)
+
+        # Unpacking and comparing leave the interpreter to others.
+        found = dict(zip(names, self._pool.map(drawn, names), strict=True))
+        window, _ = found[names[0]]
+        maps = {name: values for name, (_, values) in found.items()}
+        return {"start": window.start, "span": window.span, "group": group, "maps": maps}
 
     def unit(self, asked: Asked) -> dict[str, Any]:
         """Lowest and highest values of one unit in every state of its layer, column by column."""
@@ -122,13 +132,16 @@ class Looking:
         layer = self._layer(asked)
         names = asked.some("names", [state["name"] for state in layer["states"]])
         number = asked.whole("unit", 0, layer["units"] - 1)
-        windows = dict(zip(names, self._windows(names, sequence, start, stop, columns), strict=True))
+        windows = {
+            name: self._window(name, sequence, start, stop, columns, unit=number, quick=asked.flag("quick"))
+            for name in names
+        }
         first = next(iter(windows.values()))
         return {
             "start": first.start,
             "span": first.span,
-            "low": {name: np.ascontiguousarray(window.low[:, number]) for name, window in windows.items()},
-            "high": {name: np.ascontiguousarray(window.high[:, number]) for name, window in windows.items()},
+            "low": {name: np.ascontiguousarray(window.low[:, 0]) for name, window in windows.items()},
+            "high": {name: np.ascontiguousarray(window.high[:, 0]) for name, window in windows.items()},
         }
 
     def track(self, asked: Asked) -> dict[str, Any]:
@@ -246,20 +259,26 @@ class Looking:
         name = asked.one("layer", [layer["name"] for layer in self.layers])
         return next(layer for layer in self.layers if layer["name"] == name)
 
-    def _windows(self, names: list[str], sequence: int, start: int, stop: int, columns: int) -> list[Window]:
-        def read(name: str) -> Window:
-            return self._window(name, sequence, start, stop, columns)
-
-        # Unpacking leaves the interpreter to others.
-        return list(self._pool.map(read, names))
-
-    def _window(self, name: str, sequence: int, start: int, stop: int, columns: int) -> Window:
-        window = self._extremes.window(name, sequence=sequence, start=start, stop=stop, columns=columns)
+    def _window(
+        self,
+        name: str,
+        sequence: int,
+        start: int,
+        stop: int,
+        columns: int,
+        *,
+        quick: bool = False,
+        unit: int | None = None,
+    ) -> Window:
+        window = self._extremes.window(
+            name, sequence=sequence, start=start, stop=stop, columns=columns, unit=unit, quick=quick
+        )
         length = self.lengths[sequence]
         if window.stop <= length:
             return window
         # The last column goes on into what stands after the sequence's end, which was never a state.
         last = self.values(name, sequence, window.start + (len(window.low) - 1) * window.span, length)
+        last = last if unit is None else last[:, unit : unit + 1]
         low = np.concatenate([window.low[:-1], last.min(axis=0, keepdims=True)])
         high = np.concatenate([window.high[:-1], last.max(axis=0, keepdims=True)])
         return replace(window, stop=length, low=low, high=high)
@@ -321,29 +340,27 @@ class Looking:
         return f"{sequence}: {', '.join(classes)}" if classes else str(sequence)
 
 
-def _farthest(low: Figures, high: Figures, usual: Figures, group: int) -> Figures:
-    """(R, C) of every column and every `group` units the value farthest from what is usual; NaN wherever one is.
+def _farthest(low: Figures, high: Figures, usual: Figures, chosen: NDArray[np.int64], group: int) -> Figures:
+    """(R, C) of every column and every `group` of the chosen units the value farthest from what is usual.
 
-    low, high: (C, U); usual: (U,).
+    NaN wherever one is. low, high: (C, U); usual: (U,); chosen: (N,) numbers of units.
     """
-    # The highest numbers there are may be farther apart than that.
-    with np.errstate(over="ignore"):
-        farther = np.where(high - usual >= usual - low, high, low)
-    farther = np.where(np.isnan(low), np.nan, farther).astype(np.float32, copy=False)
-    if group == 1:
-        return np.ascontiguousarray(farther.T)
-    columns, units = farther.shape
-    rows = -(-units // group)
-    padded = np.full((columns, rows * group), np.nan, np.float32)
-    padded[:, :units] = farther
-    apart = np.full((columns, rows * group), -1.0, np.float32)
-    with np.errstate(over="ignore"):
-        apart[:, :units] = np.abs(farther - usual)
+    # The highest numbers there are may be farther apart than that. Low is NaN wherever a value is.
+    with np.errstate(over="ignore", invalid="ignore"):
+        farther = np.where(high - usual >= usual - low, high, low)[:, chosen]
+        if group == 1:
+            return np.ascontiguousarray(farther.T)
+        apart = np.abs(farther - usual[chosen])
     # What is not a number is farther than anything.
-    apart[:, :units][np.isnan(farther)] = np.inf
-    at = apart.reshape(columns, rows, group).argmax(2)
-    chosen = np.take_along_axis(padded.reshape(columns, rows, group), at[..., None], 2)[..., 0]
-    return np.ascontiguousarray(chosen.T)
+    apart[np.isnan(farther)] = np.inf
+    found, most = farther[:, ::group].copy(), apart[:, ::group].copy()
+    for place in range(1, group):
+        value, size = farther[:, place::group], apart[:, place::group]
+        members = size.shape[1]
+        more = size > most[:, :members]
+        np.copyto(found[:, :members], value, where=more)
+        np.copyto(most[:, :members], size, where=more)
+    return np.ascontiguousarray(found.T)
 
 
 def _spoken(value: Any, names: tuple[str, ...] | None) -> str:

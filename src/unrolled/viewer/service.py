@@ -9,6 +9,8 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from unrolled.viewer.asked import Asked
 from unrolled.viewer.finding import Finding
 from unrolled.viewer.looking import Looking
@@ -16,8 +18,6 @@ from unrolled.viewer.recorded import Recorded
 from unrolled.viewer.replaying.effects import Change, effect
 from unrolled.viewer.replaying.gradients import gradient
 from unrolled.viewer.replaying.replay import LONGEST, Replay
-from unrolled.views.embedding import bokeh_script, item, script_json
-from unrolled.views.figures import views
 from unrolled.views.resources import SCRIPTS, VIEWS, resource, template
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Service:
         return template(FILES, "viewer.jinja").render(
             title=self.title,
             fallback="",
-            views=script_json(item(views())),
+            views=self._plots,
             styles=list(STYLES),
             scripts=["bokeh.js", *SCRIPTS, *PAGE_SCRIPTS],
         )
@@ -162,8 +162,25 @@ class Service:
                 self._networks.popitem(last=False)
             return self._networks[number]
 
+    def prepare(self) -> None:
+        """Make what a page asks for first, while its browser is still starting."""
+        for made in ("_plots", "_bokeh"):
+            getattr(self, made)
+        if self._single is not None:
+            self._single.looking.prepare()
+
+    @cached_property
+    def _plots(self) -> Markup:
+        # Bokeh takes half a second to import, and the server can listen meanwhile.
+        from unrolled.views.embedding import item, script_json
+        from unrolled.views.figures import views
+
+        return script_json(item(views()))
+
     @cached_property
     def _bokeh(self) -> bytes:
+        from unrolled.views.embedding import bokeh_script
+
         return str(bokeh_script()).encode()
 
     def _overview(self) -> dict[str, Any]:

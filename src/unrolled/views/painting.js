@@ -82,6 +82,9 @@ unrolled.Painter = class {
         letters.text.push("zoom in to read the characters");
         letters.colour.push(dark ? "#9ca3af" : "#4b5563");
       }
+    } else {
+      // Bokeh paints between taking new places and new colours, and fails where there are no colours left.
+      for (const [name, value] of Object.entries({ x: 0, y: -1, text: "", colour: "#000000" })) letters[name].push(value);
     }
     views.model("characters").data = letters;
     views.model("values").visible = Boolean(track.channels);

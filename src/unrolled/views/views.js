@@ -109,6 +109,8 @@ unrolled.Views = class {
     this.now.layer = index;
     const states = this.layer.states.map((s) => s.state);
     const { upper, lower } = this.shown;
+    // The gates of one unit are many lines: they are shown when asked for.
+    this.hiddenCurves = new Set(states.filter((state) => state !== upper && state !== lower));
     const rest = states.filter((s) => s !== upper && s !== lower);
     this.now.third = rest.includes(this.now.third) ? this.now.third : rest.includes("forget_gate") ? "forget_gate" : (rest[0] ?? null);
     options(this.element("pick-third"), rest.map((s) => [s, spoken(s)]), this.now.third);
@@ -120,7 +122,7 @@ unrolled.Views = class {
     options(this.element("pick-state"), states.map((s) => [s, spoken(s)]), this.now.state);
     for (const id of ["pick-unit", "slide-unit"]) this.element(id).max = this.layer.units - 1;
     this.model("places").setv({ bounds: [0, this.layer.units], start: 0, end: this.layer.units });
-    await this.pickOrder(this.now.order);
+    await this.setOrder(this.now.order);
     this.pickUnit(this.now.unit);
     this.tell("layer");
   }
@@ -137,11 +139,15 @@ unrolled.Views = class {
   }
 
   async pickOrder(order) {
+    await this.setOrder(order);
+    await this.draw();
+  }
+
+  async setOrder(order) {
     this.now.order = order;
     this.order = Array.from(await this.store.order({ layer: this.layer.name, by: order }));
     this.places = new Map(this.order.map((unit, place) => [unit, place]));
     this.now.unit ??= this.order[0];
-    await this.draw();
   }
 
   // Draws what is in view; while one drawing is under way only the last wish is kept.
@@ -154,7 +160,9 @@ unrolled.Views = class {
     try {
       do {
         this.again = false;
-        await this.drawOnce();
+        await this.drawOnce(true);
+        // Coarse at once, and as fine as there is room for when nothing else is wanted.
+        if (!this.again && this.drawn !== undefined && this.drawn.coarse) await this.drawOnce(false);
       } while (this.again);
     } catch (error) {
       this.say(error.message);
@@ -167,11 +175,11 @@ unrolled.Views = class {
     this.element("reading").textContent = message;
   }
 
-  async drawOnce() {
+  async drawOnce(quick) {
     if (this.order === null) return;
     const { sequence, layer, unit } = this.now;
     const { start, end } = this.steps;
-    const margin = (end - start) / 4;
+    const margin = (end - start) / 8;
     const from = Math.max(0, Math.floor(start - margin));
     const stop = Math.min(this.length, Math.ceil(end + margin));
     const columns = Math.min(4000, Math.max(32, Math.round((this.width * (stop - from)) / (end - start))));
@@ -179,7 +187,7 @@ unrolled.Views = class {
     const places = this.model("places");
     const units = this.layer.units;
     const [first, last] = [Math.max(0, Math.floor(units - places.end)), Math.min(units, Math.ceil(units - places.start))];
-    const asked = { sequence, start: from, stop, columns };
+    const asked = { sequence, start: from, stop, columns, quick };
     const rows = Math.max(24, this.model("upper").inner_height || 150);
     const [window, track, curves] = await Promise.all([
       this.store.window({ ...asked, layer: this.layer.name, names, order: this.now.order, first, last, rows: Math.round(rows) }),
@@ -187,7 +195,8 @@ unrolled.Views = class {
       this.store.unit({ ...asked, layer: this.layer.name, unit, names: this.layer.states.filter((s, index) => index === 0 || !this.hiddenCurves.has(s.state)).map((s) => s.name) }),
     ]);
     if (layer !== this.now.layer || sequence !== this.now.sequence) return;
-    this.drawn = { window, from, stop, first, last };
+    const coarse = quick && 3 * window.span * columns > 10 * (stop - from);
+    this.drawn = { window, from, stop, first, last, coarse };
     for (const place of unrolled.Views.MAPS) this.painter.map(place, window, first);
     this.painter.track(track, from);
     this.painter.unit(curves);
