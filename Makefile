@@ -29,6 +29,7 @@ bench: .venv/.peers
 	$(BIN)/python benchmarks/drop_in.py
 	$(BIN)/python benchmarks/looking_inside.py
 	$(BIN)/python benchmarks/training_loop.py
+	$(BIN)/python benchmarks/viewer.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
