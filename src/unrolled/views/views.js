@@ -6,6 +6,7 @@ unrolled.Views = class {
   static MAPS = ["upper", "lower", "third"];
   static CHARACTER = 8.5; // pixels
   static SIDES = 170; // pixels left and right of the plots
+  static IDLE = 250; // milliseconds without a wish, after which a coarse picture is made finer
 
   constructor(drawing) {
     this.drawing = drawing;
@@ -15,6 +16,7 @@ unrolled.Views = class {
     this.hiddenCurves = new Set();
     this.busy = false;
     this.again = false;
+    this.drawings = 0;
     this.listen();
     this.repaint();
   }
@@ -157,17 +159,27 @@ unrolled.Views = class {
       return;
     }
     this.busy = true;
+    clearTimeout(this.refining);
     try {
       do {
         this.again = false;
         await this.drawOnce(true);
-        // Coarse at once, and as fine as there is room for when nothing else is wanted.
-        if (!this.again && this.drawn !== undefined && this.drawn.coarse) await this.drawOnce(false);
       } while (this.again);
+      // Coarse at once, and as fine as there is room for when nothing else is wanted for a while.
+      if (this.drawn?.coarse) this.refining = setTimeout(() => this.refine(), unrolled.Views.IDLE);
     } catch (error) {
       this.say(error.message);
     } finally {
       this.busy = false;
+    }
+  }
+
+  // Does not hold up a drawing that is wanted meanwhile, and gives way to it.
+  async refine() {
+    try {
+      await this.drawOnce(false);
+    } catch (error) {
+      if (error.status !== 409) this.say(error.message);
     }
   }
 
@@ -188,13 +200,14 @@ unrolled.Views = class {
     const units = this.layer.units;
     const [first, last] = [Math.max(0, Math.floor(units - places.end)), Math.min(units, Math.ceil(units - places.start))];
     const asked = { sequence, start: from, stop, columns, quick };
+    const drawing = ++this.drawings;
     const rows = Math.max(24, this.model("upper").inner_height || 150);
     const [window, track, curves] = await Promise.all([
       this.store.window({ ...asked, layer: this.layer.name, names, order: this.now.order, first, last, rows: Math.round(rows) }),
       this.store.track(asked),
       this.store.unit({ ...asked, layer: this.layer.name, unit, names: this.layer.states.filter((s, index) => index === 0 || !this.hiddenCurves.has(s.state)).map((s) => s.name) }),
     ]);
-    if (layer !== this.now.layer || sequence !== this.now.sequence) return;
+    if (layer !== this.now.layer || sequence !== this.now.sequence || (!quick && drawing !== this.drawings)) return;
     const coarse = quick && 3 * window.span * columns > 10 * (stop - from);
     this.drawn = { window, from, stop, first, last, coarse };
     for (const place of unrolled.Views.MAPS) this.painter.map(place, window, first);
