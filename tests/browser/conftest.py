@@ -38,12 +38,13 @@ def lacking(why: str) -> NoReturn:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import expect, sync_playwright
     except ModuleNotFoundError:
         lacking("Playwright is not installed")
     chromium = next(filter(None, map(shutil.which, NAMES)), None)
     if chromium is None:
         lacking("there is no Chromium")
+    expect.set_options(timeout=MILLISECONDS)
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
         yield found

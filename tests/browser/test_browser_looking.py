@@ -52,7 +52,9 @@ def told(lines: list[str], name: str) -> float:
 
 
 def order_of(page: Driver, by: str) -> None:
-    page["pick-order"].select_option(by)
+    """Choose an order of units, and wait for the answer: one that was not asked for before takes its time."""
+    with page.page.expect_response("**/api/order"):
+        page["pick-order"].select_option(by)
     page.page.wait_for_timeout(150)
     page.settled()
 
