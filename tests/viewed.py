@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from unrolled import claims
 from unrolled.budget import Budget
 from unrolled.jobs import ClassifyData, Job, Network, SeriesData, TaskData, TextData
-from unrolled.plans import plan
+from unrolled.plans import Plan, plan
 from unrolled.storage import write_json, write_weights
 from unrolled.study import make
 from unrolled.tasks import parse
@@ -52,11 +53,15 @@ def make_runs(place: Path) -> None:
 
 def make_study(folder: Path, seeds: int) -> None:
     """A study of untrained networks, as many as seeds, of which nothing was measured."""
-    plans = plan(["recall:lag=1-3"], ["gru"], seeds, parameters=300, steps=1)
+    write_study(folder, plan(["recall:lag=1-3"], ["gru"], seeds, parameters=300, steps=1))
+
+
+def write_study(folder: Path, plans: Sequence[Plan]) -> None:
+    """The study of these plans, whose networks are untrained and of which nothing was measured."""
     write_json(folder / "plan.json", {"plans": [asdict(one) for one in plans]})
     for one in plans:
         model, home = make(one, parse(one.setting)), folder / "runs" / one.folder
         write_weights(home / "weights.safetensors", model.state_dict())
-        run = claims.Run(one.setting, one.cell, one.seed, model.recurrent.hidden_size, 300, 1.0, 0.0, {})
+        run = claims.Run(one.setting, one.cell, one.seed, model.recurrent.hidden_size, one.parameters, 1.0, 0.0, {})
         write_json(home / "plan.json", asdict(one))
         write_json(home / "run.json", asdict(run))

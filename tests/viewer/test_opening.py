@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,54 +12,25 @@ import torch
 from safetensors.torch import save_file
 
 import unrolled
-from unrolled import claims, compare
-from unrolled.budget import Budget
-from unrolled.jobs import ClassifyData, Job, Network, SeriesData, TaskData, TextData
+from unrolled import compare
 from unrolled.model import SequenceModel
 from unrolled.plans import plan
 from unrolled.recording_of_run import beside
 from unrolled.runs import Run
-from unrolled.storage import write_json, write_weights
-from unrolled.study import load, make
-from unrolled.tasks import parse
-from unrolled.training.train import train
+from unrolled.study import load
 from unrolled.viewer.opening import StudyFolder, open_path
 from unrolled.viewer.recorded import Characters, Recorded, Values
+from viewed import SOURCE, make_runs, write_study
 
 KINDS = ["text", "series", "classify", "task"]
-SOURCE = 'def f():\n    """Say <script>."""\n    return [1, (2)]  # two\n\n\n'
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data and a run of every kind that was trained for a moment, and a study."""
     place = tmp_path_factory.mktemp("viewed")
-    (place / "source").mkdir()
-    for number in range(3):
-        (place / "source" / f"{number}.py").write_text(SOURCE * 12)
-    hours = np.datetime64("2024-01-01T00") + np.arange(200) * np.timedelta64(1, "h")
-    rows = [f"{hour},{20 + np.sin(number / 5):.3f}" for number, hour in enumerate(hours)]
-    (place / "s.csv").write_text("\n".join(["t,y", *rows]))
-    drawn = np.random.default_rng(0)
-    lines = ["id,label,a,b"]
-    for number in range(40):
-        for a, b in drawn.standard_normal((5 + number % 4, 2)):
-            lines.append(f"{number},{('left', 'right')[number % 2]},{100 + a:.3f},{b:.3f}")
-    (place / "g.csv").write_text("\n".join(lines) + "\n")
-    data = {
-        "text": TextData(path=str(place / "source"), length=10),
-        "series": SeriesData(path=str(place / "s.csv"), time="t", target=("y",), horizon=3, window=8),
-        "classify": ClassifyData(path=str(place / "g.csv"), id="id", label="label"),
-        "task": TaskData(path="recall:lag=3"),
-    }
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for kind, given in data.items():
-        budget = Budget(steps=2, batch_size=4, validate_every=2, learning_rate=0.01)
-        network = Network(hidden_size=4, bidirectional=kind == "classify", embedding_size=3)
-        train(Job(data=given, network=network, budget=budget), place / kind, device="cpu", checkpoint_every=1e9)
+    make_runs(place)
     studied(place / "study", place / "files")
-    torch.set_num_threads(threads)
     return place
 
 
@@ -70,13 +40,7 @@ def studied(folder: Path, files: Path) -> None:
     for number in range(40):
         (files / f"{number}.py").write_text(SOURCE * 12)
     plans = plan(["recall:lag=1-3", f"code:length=9,path={files}"], ["gru"], 1, parameters=2000, steps=1)
-    write_json(folder / "plan.json", {"plans": [asdict(one) for one in plans]})
-    for one in plans:
-        model, home = make(one, parse(one.setting)), folder / "runs" / one.folder
-        write_weights(home / "weights.safetensors", model.state_dict())
-        run = claims.Run(one.setting, one.cell, one.seed, model.recurrent.hidden_size, 2000, 1.0, 0.0, {})
-        write_json(home / "plan.json", asdict(one))
-        write_json(home / "run.json", asdict(run))
+    write_study(folder, plans)
 
 
 @pytest.fixture
@@ -149,7 +113,7 @@ def test_text_is_shown_as_text_with_what_the_tokenizer_knows(made: Path, tmp_pat
         "column",
     ]
     at = text.index('"""Say')
-    end = at + len('"""Say <script>."""')
+    end = text.index('"""', at + 3) + 3
     assert string[at:end].tolist() == [1] * (end - at)
     assert string[at - 1] == string[end] == 0
     assert found.outputs[:2] == ("\f", "\ufffd")
@@ -177,8 +141,8 @@ def test_series_are_shown_in_their_own_units_with_times_and_changes_to_answer(ma
 
 def test_classes_have_names_and_lengths(made: Path, tmp_path: Path) -> None:
     found = opened(Path(shutil.copytree(made / "classify", tmp_path / "run")))
-    assert (found.outputs, found.loss, found.readout) == (("left", "right"), "classes", "mean")
-    assert found.label("class").names == ("left", "right")
+    assert (found.outputs, found.loss, found.readout) == (("<b>right", "left"), "classes", "mean")
+    assert found.label("class").names == ("<b>right", "left")
     assert found.targets is not None
     for row, (length, target) in enumerate(zip(found.lengths, found.targets.tolist(), strict=True)):
         assert found.label("class").values[row, :length].tolist() == [target] * length
