@@ -38,6 +38,6 @@ def viewing(path: Path, *options: str) -> Iterator[Viewing]:
         yield Viewing(line.split()[-1], process.pid)
     finally:
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
         assert "Traceback" not in said

@@ -166,3 +166,17 @@ def test_only_so_many_views_are_remembered() -> None:
         calls.begin("a", lambda asked: 1, {}, ("299", 4))
     assert unpack(calls.begin("a", lambda asked: 1, {}, ("0", 4)).result(20)) == 1
     calls.close()
+
+
+def test_call_that_comes_while_the_viewer_ends_is_told_so() -> None:
+    quick, slow = QuickCalls(), SlowCalls()
+    quick.close()
+    slow.close()
+    for begin in (
+        lambda: quick.begin("a", lambda asked: asked, {}, None),
+        lambda: quick.begin("a", lambda asked: asked, {}, ("view", 1)),
+        lambda: slow.begin(echo, {}),
+    ):
+        with pytest.raises(Failed, match="the viewer is ending") as raised:
+            begin()
+        assert raised.value.status == 503

@@ -79,10 +79,10 @@ class QuickCalls:
             asked: the view that asks, and a number that grows with each request of it; None is never overtaken.
 
         Raises:
-            Failed: 409, a newer one came before this one.
+            Failed: 409, a newer one came before this one; 503, the viewer is ending.
         """
         if asked is None:
-            return self._pool.submit(called, method, arguments)
+            return _submitted(self._pool, called, method, arguments)
         view, serial = asked
         if (last := self._newest.get((view, name))) is not None:
             newest, waits = last
@@ -90,7 +90,7 @@ class QuickCalls:
                 raise Failed(409, "a newer request has come")
             if serial > newest and (waiting := waits()) is not None:
                 waiting.cancel()  # does nothing to one that has begun
-        future = self._pool.submit(called, method, arguments)
+        future = _submitted(self._pool, called, method, arguments)
         # Weakly: an answer that was sent need not stay in memory.
         self._newest[view, name] = serial, weakref.ref(future)
         self._newest.move_to_end((view, name))
@@ -131,7 +131,7 @@ class SlowCalls:
         """Put a call at the end of the queue; returns its name.
 
         Raises:
-            Failed: 400, too many wait.
+            Failed: 400, too many wait; 503, the viewer is ending.
         """
         with self._lock:
             self._forget(_MOST_JOBS - 1)
@@ -139,7 +139,7 @@ class SlowCalls:
                 raise Failed(400, f"{_MOST_JOBS} calls wait already; cancel one or wait")
             name, job = secrets.token_hex(8), _Job()
             self._jobs[name] = job
-        self._pool.submit(self._run, job, method, arguments)
+        _submitted(self._pool, self._run, job, method, arguments)
         return name
 
     def progress(self, name: Any) -> dict[str, Any]:
@@ -226,6 +226,14 @@ class SlowCalls:
         for ended, name in sorted(finished):
             if self._clock() - ended > _KEPT_SECONDS or len(self._jobs) > most:
                 del self._jobs[name]
+
+
+def _submitted(pool: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Work that a pool takes; one that was shut down takes none, while pages still ask."""
+    try:
+        return pool.submit(work, *arguments)
+    except RuntimeError:
+        raise Failed(503, "the viewer is ending") from None
 
 
 def _words(error: BaseException) -> str:
