@@ -48,7 +48,8 @@ class Watch:
         page.on("request", self._request)
 
     def _console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        # Of what is asked for faster than it is answered the server drops the older part; a browser tells of every one.
+        if message.type in ("error", "warning") and "409 (Conflict)" not in message.text:
             self.wrong.append(f"console {message.type}: {message.text}")
 
     def _dialog(self, dialog: Dialog) -> None:
