@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import make_dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, NoReturn
 
 from unrolled.commands.options import positional, read
 
@@ -73,12 +74,17 @@ def main(arguments: Sequence[str]) -> int:
 
     service = Service(found)
     Thread(target=service.prepare, daemon=True).start()
-    try:
-        serve(service, host=options.host, port=options.port, open_browser=options.open)
-    except KeyboardInterrupt:
-        # That is how one leaves.
-        print(file=sys.stderr)
-    return 0
+    serve(service, host=options.host, port=options.port, open_browser=options.open)
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """End the process at once, whatever its threads do: nothing that is under way for a page is of use after it."""
+    # An instrument that runs would hold up the interpreter's end, and native threads may abort in it.
+    print(file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _check(options: Any) -> None:
