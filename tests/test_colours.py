@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 pytest.importorskip("bokeh")
 
 from unrolled.drawing.colours import PALETTES, blended, channels, lab, scale_of
+from unrolled.views.resources import VIEWS, resource
 
 DIVERGING = ("diverging", "diverging-dark")
 
@@ -162,3 +164,19 @@ def test_scale_has_room_on_both_sides_of_zero(name: str, values: object, scale: 
     palette, bottom, top = scale_of(name, np.array(values, np.float32))
     assert palette == scale[0]
     assert (bottom, top) == pytest.approx(scale[1:], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["nothing", *SEEN])
+def test_lines_of_a_unit_differ_by_dash_where_colour_does_not_tell_them_apart(kind: str) -> None:
+    script = resource("words.js", VIEWS)
+    looks = re.findall(r'^    (\w+): \["(#[0-9a-f]{6})", (\[[^\]]*\])\],$', script, re.MULTILINE)
+    assert {"cell", "hidden", "forget_gate", "update_gate"} <= {state for state, _, _ in looks}
+    lstm = ["cell", "hidden", "input_gate", "forget_gate", "candidate", "output_gate"]
+    gru = ["hidden", "reset_gate", "update_gate", "candidate"]
+    of = {state: (colour, dash) for state, colour, dash in looks}
+    for states in (lstm, gru):
+        for one, other in itertools.combinations(states, 2):
+            (first, dash), (second, other_dash) = of[one], of[other]
+            colours = [first, second]
+            apart = np.linalg.norm(np.subtract(*(lab(channels(colours)) if kind == "nothing" else seen(kind, colours))))
+            assert dash != other_dash or apart > 30, (one, other)

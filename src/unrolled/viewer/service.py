@@ -129,8 +129,8 @@ class Service:
         finds = ("suggested", "units_on", "selected")
         return {
             "overview": lambda arguments: self._overview(),
-            **{name: self._of_looking(name) for name in looks},
-            **{name: self._of_finding(name) for name in finds},
+            **{name: self._of("looking", name) for name in looks},
+            **{name: self._of("finding", name) for name in finds},
             "instruments": self._instruments,
         }
 
@@ -141,7 +141,7 @@ class Service:
         return {
             "about": self._about,
             "claims": self._claims,
-            **{name: self._of_search(name) for name in searches},
+            **{name: self._of("finding", name) for name in searches},
             "gradient": self._gradient,
             "effect": self._effect,
             "measure": self._measure,
@@ -164,8 +164,8 @@ class Service:
 
     def prepare(self) -> None:
         """Make what a page asks for first, while its browser is still starting."""
-        for made in ("_plots", "_bokeh"):
-            getattr(self, made)
+        self.page()
+        self.resource("bokeh.js")
         if self._single is not None:
             self._single.looking.prepare()
 
@@ -197,24 +197,12 @@ class Service:
 
         return claims(self._study.study)
 
-    def _of_looking(self, name: str) -> Callable[[dict[str, Any]], Any]:
-        def answer(arguments: dict[str, Any]) -> Any:
+    def _of(self, part: str, name: str) -> Callable[..., Any]:
+        """A method of a part of the recording that is asked about."""
+
+        def answer(arguments: dict[str, Any], *tell: Tell) -> Any:
             asked = Asked(arguments)
-            return getattr(self.opened(asked).looking, name)(asked)
-
-        return answer
-
-    def _of_finding(self, name: str) -> Callable[[dict[str, Any]], Any]:
-        def answer(arguments: dict[str, Any]) -> Any:
-            asked = Asked(arguments)
-            return getattr(self.opened(asked).finding, name)(asked)
-
-        return answer
-
-    def _of_search(self, name: str) -> Callable[[dict[str, Any], Tell], Any]:
-        def answer(arguments: dict[str, Any], tell: Tell) -> Any:
-            asked = Asked(arguments)
-            return getattr(self.opened(asked).finding, name)(asked, tell)
+            return getattr(getattr(self.opened(asked), part), name)(asked, *tell)
 
         return answer
 
