@@ -4,6 +4,7 @@ globalThis.unrolled ??= {};
 // the page, or asks the server. What is drawn follows `now`; everything that changes `now` goes through a method here.
 unrolled.Views = class {
   static MAPS = ["upper", "lower", "third"];
+  static PLOTS = ["track", ...this.MAPS, "values", "unit", "gradient", "effect"];
   static CHARACTER = 8.5; // pixels
   static SIDES = 170; // pixels left and right of the plots
   static IDLE = 250; // milliseconds without a wish, after which a coarse picture is made finer
@@ -233,7 +234,7 @@ unrolled.Views = class {
 
   mark(step) {
     this.now.step = step;
-    for (const place of ["track", ...unrolled.Views.MAPS, "values", "unit", "gradient", "effect"]) {
+    for (const place of unrolled.Views.PLOTS) {
       const line = this.model(`${place}-step`);
       line.visible = step !== null;
       if (step !== null) line.location = step + 0.5;
@@ -248,7 +249,7 @@ unrolled.Views = class {
       span = stop > start ? { start, stop } : null;
     }
     this.now.span = span;
-    for (const place of ["track", ...unrolled.Views.MAPS, "values", "unit", "gradient", "effect"]) {
+    for (const place of unrolled.Views.PLOTS) {
       const box = this.model(`${place}-span`);
       box.visible = span !== null;
       if (span !== null) box.setv({ left: span.start, right: span.stop });
@@ -354,7 +355,7 @@ unrolled.Views = class {
       this.repaint();
       this.tell("unit");
     });
-    for (const place of ["track", ...unrolled.Views.MAPS, "values", "unit", "gradient", "effect"]) {
+    for (const place of unrolled.Views.PLOTS) {
       this.model(place).on_event("tap", (event) => {
         const step = Math.floor(event.x);
         if (step < 0 || step >= this.length) return;
@@ -374,7 +375,7 @@ unrolled.Views = class {
     // The scales beside the maps do not read the style sheet.
     const ink = unrolled.scheme.now() === "dark" ? "#c6ccd5" : "#374151";
     for (const map of unrolled.Views.MAPS) this.model(`${map}-bar`).major_label_text_color = ink;
-    for (const place of ["track", ...unrolled.Views.MAPS, "values", "unit", "gradient", "effect"]) this.model(place).change.emit();
+    for (const place of unrolled.Views.PLOTS) this.model(place).change.emit();
     this.draw();
   }
 };
