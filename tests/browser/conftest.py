@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+
 from driving import Driver, Watch
 from processes import Viewing, viewing
 from trained_run import trained_on_code

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from driving import Driver, expect, number
 from numpy.typing import NDArray
+
+from driving import Driver, expect, number
 from processes import Viewing
 from trained_run import LABELLED
-
 from unrolled.trace import Trace
 from unrolled.viewer.opening import open_path
 from unrolled.viewer.recorded import Characters, Recorded

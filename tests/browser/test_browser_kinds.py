@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from driving import Driver, expect
 
+from driving import Driver, expect
 from unrolled.recording.writing import Writer
 from unrolled.source import Form
 from unrolled.study import compare

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from driving import Driver, expect, number
 from numpy.typing import NDArray
-from processes import Viewing
 
+from driving import Driver, expect, number
+from processes import Viewing
 from unrolled.trace import Trace
 from unrolled.viewer.asked import Asked
 from unrolled.viewer.looking import Looking

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from driving import Driver, expect
-from processes import Viewing, viewing
 
 import unrolled
+from driving import Driver, expect
+from processes import Viewing, viewing
 from unrolled.drawing.panels import Curve, Panel
 from unrolled.intervals import Interval
 from unrolled.page import write_page

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from driving import Driver, expect, number
 from processes import Viewing
-
 from unrolled.viewer.opening import open_path
 from unrolled.viewer.recorded import Recorded
 from unrolled.viewer.replaying.effects import Change, effect

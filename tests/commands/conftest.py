@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tiny_commands import DATA, KINDS, OPTIONS, gestures, noisy_sine, train, words
 
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_commands import copy, noisy_sine, ran, refused, train
 
+from tiny_commands import copy, noisy_sine, ran, refused, train
 from unrolled.cli import main
 from unrolled.runs import Run
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_commands import KINDS
 from torch import Tensor, nn
 
 import unrolled
+from tiny_commands import KINDS
 from unrolled.instruments import gradient_flow, saturation, timescales
 from unrolled.runs import Run
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_commands import ALONE, TINY, WINDOWS, refused, train
 
+from tiny_commands import ALONE, TINY, WINDOWS, refused, train
 from unrolled.cli import main
 from unrolled.runs import Run
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_commands import DATA, KINDS, OPTIONS, TABLE, copy, noisy_sine, ran, refused, train
 
 import unrolled
+from tiny_commands import DATA, KINDS, OPTIONS, TABLE, copy, noisy_sine, ran, refused, train
 from unrolled.cli import main
 from unrolled.commands.display import TrainingDisplay
 from unrolled.runs import Run

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_commands import ALONE, TINY, gestures, noisy_sine, refused, train, words
 
+from tiny_commands import ALONE, TINY, gestures, noisy_sine, refused, train, words
 from unrolled.cli import main
 from unrolled.runs import Run
 

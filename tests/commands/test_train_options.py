@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from tiny_commands import ALONE, refused
 
+from tiny_commands import ALONE, refused
 from unrolled.budget import Budget
 from unrolled.cli import main
 from unrolled.commands.train import Place

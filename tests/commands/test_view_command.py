@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_commands import copy, ran, refused
 
+from tiny_commands import copy, ran, refused
 from unrolled.cli import main
 from unrolled.viewer.recorded import Recorded
 

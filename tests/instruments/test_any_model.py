@@ -11,10 +11,10 @@ import pytest
 import torch
 from bokeh.embed import file_html
 from bokeh.models.ui.ui_element import UIElement
-from networks import BATCH, Headed, Loop, forced_lstm, inputs_of, unchanged
 from torch import Tensor, nn
 
 import unrolled
+from networks import BATCH, Headed, Loop, forced_lstm, inputs_of, unchanged
 from unrolled.instruments import (
     Result,
     decompose_cell,

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from planted import ECHO, FLEETING, STORE, SYMBOLS, UNREAD, Circuits, Keep, Relay, bits, one_hot
 from torch import Tensor, nn
 
 import unrolled
+from planted import ECHO, FLEETING, STORE, SYMBOLS, UNREAD, Circuits, Keep, Relay, bits, one_hot
 from unrolled.instruments import Carries, carries
 from unrolled.model import SequenceModel
 

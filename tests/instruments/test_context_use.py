@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from planted import mirror, shift_register
 from torch import Tensor, nn
 
+from planted import mirror, shift_register
 from unrolled.instruments import context_use
 
 USED, LENGTH, BATCH = 5, 20, 40

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from planted import one_hot
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import unrolled
+from planted import one_hot
 from unrolled.instruments import Patching, ProbeResult, patching, probe
 
 A, B, END = 0, 1, 2

@@ -6,6 +6,9 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
+import unrolled
 from networks import (
     BATCH,
     HIDDEN,
@@ -19,9 +22,6 @@ from networks import (
     padded,
     stirred,
 )
-from torch import Tensor, nn
-
-import unrolled
 from unrolled import variants
 from unrolled.instruments import decompose_cell
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import Headed, Loop, forced_gru, forced_lstm, inputs_of, layers, linear_rnn, stirred
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
 import unrolled
+from networks import Headed, Loop, forced_gru, forced_lstm, inputs_of, layers, linear_rnn, stirred
 from unrolled.instruments import FixedPoints, fixed_points
 
 ROOT = float(brentq(lambda h: math.tanh(2 * h) - h, 0.5, 1.0, xtol=1e-15))  # 0.9575

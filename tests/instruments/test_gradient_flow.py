@@ -6,6 +6,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
+import unrolled
 from networks import (
     BATCH,
     HIDDEN,
@@ -23,9 +26,6 @@ from networks import (
     unit,
     weighed,
 )
-from torch import Tensor, nn
-
-import unrolled
 from unrolled.instruments import gradient_flow
 
 

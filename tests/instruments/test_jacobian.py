@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import BATCH, Headed, Loop, forced_lstm, inputs_of, layers, stirred
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import unrolled
+from networks import BATCH, Headed, Loop, forced_lstm, inputs_of, layers, stirred
 from unrolled import variants
 from unrolled.instruments import jacobian
 

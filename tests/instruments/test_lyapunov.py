@@ -7,6 +7,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
+import unrolled
 from networks import (
     BATCH,
     HIDDEN,
@@ -22,9 +25,6 @@ from networks import (
     padded,
     stirred,
 )
-from torch import nn
-
-import unrolled
 from unrolled.instruments import jacobian, lyapunov
 
 

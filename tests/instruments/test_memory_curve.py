@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from planted import Circuits, Linear, bits, latch, one_hot, shift_register
 from torch import Tensor, nn
 
+from planted import Circuits, Linear, bits, latch, one_hot, shift_register
 from unrolled.instruments import memory_curve
 
 Floats = NDArray[np.float64]

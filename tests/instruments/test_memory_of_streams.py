@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from networks import stirred
 from torch import Tensor
 
 import unrolled
+from networks import stirred
 from unrolled.instruments import gradient_flow, saturation, timescales
 
 BATCH, LENGTH = 8, 50

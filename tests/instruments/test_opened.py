@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import BATCH, Headed, Loop, Packing, forced_lstm, inputs_of, padded
 from torch import Tensor, nn
 
 import unrolled
+from networks import BATCH, Headed, Loop, Packing, forced_lstm, inputs_of, padded
 from unrolled.instruments.opened import course, exact, open_layer, stream
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from planted import ONE, QUERY, ZERO, Relay, bits
 from torch import Tensor, nn
 
 import unrolled
+from planted import ONE, QUERY, ZERO, Relay, bits
 from unrolled.instruments import Patching, patching
 
 LENGTH, BATCH, UNITS = 8, 6, 4

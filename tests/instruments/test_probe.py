@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from planted import STORE, Circuits, bits, latch, mirror, one_hot, shift_register
 from torch import Tensor, nn
 
 import unrolled
+from planted import STORE, Circuits, bits, latch, mirror, one_hot, shift_register
 from unrolled.instruments import ProbeResult, probe
 from unrolled.instruments.probe import control_labels
 from unrolled.instruments.readout import Reservoir

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
+import unrolled
 from networks import (
     BATCH,
     LENGTH,
@@ -21,9 +24,6 @@ from networks import (
     stirred,
     unchanged,
 )
-from torch import nn
-
-import unrolled
 from unrolled.instruments import jacobian, push_response
 from unrolled.instruments.push_response import half_life
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from planted import Circuits, Relay, bits
 from torch import nn
 
+from planted import Circuits, Relay, bits
 from unrolled.instruments.opened import open_layer
 from unrolled.instruments.reading import (
     Split,

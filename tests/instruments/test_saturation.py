@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import Headed, Loop, Packing, inputs_of, layers, padded, stirred
 from torch import Tensor, nn
 
 import unrolled
+from networks import Headed, Loop, Packing, inputs_of, layers, padded, stirred
 from unrolled.instruments import Saturation, saturation
 
 # Of ten steps three drive gates up, five drive them down, and two leave them in the middle.

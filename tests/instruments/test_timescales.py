@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
+import unrolled
 from networks import (
     BATCH,
     HIDDEN,
@@ -19,9 +22,6 @@ from networks import (
     padded,
     stirred,
 )
-from torch import Tensor, nn
-
-import unrolled
 from unrolled.instruments import Timescales, bias_of, timescale_of, timescales
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
+import unrolled
 from edited import (
     B,
     I,
@@ -14,9 +17,6 @@ from edited import (
     drawn,
     made,
 )
-from torch import Tensor
-
-import unrolled
 from unrolled.recurrence import cpu, ops, reference
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+
+import unrolled
 from edited import (
     TOLERANCE,
     B,
@@ -22,8 +24,6 @@ from edited import (
     every_mode,
     made,
 )
-
-import unrolled
 from exact import close
 from unrolled import Clamp, Push, Scale
 

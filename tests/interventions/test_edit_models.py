@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+import unrolled
 from edited import (
     B,
     H,
@@ -18,9 +21,6 @@ from edited import (
     edited_at,
     made,
 )
-from torch import Tensor, nn
-
-import unrolled
 from exact import close
 from unrolled import Ablate, Apply, Push, Scale
 

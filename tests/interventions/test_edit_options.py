@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import unrolled
 from edited import (
     LENGTHS,
     NAMES,
@@ -28,10 +32,6 @@ from edited import (
     given,
     made,
 )
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-
-import unrolled
 from exact import VARIANTS, close, finals, wild
 from unrolled import Apply, Push, Scale
 from unrolled.recurrence import cpu

@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given as drawing
+from hypothesis import settings
+from torch import Tensor
+
+import unrolled
 from edited import (
     B,
     H,
@@ -22,11 +27,6 @@ from edited import (
     spans,
     steps_of_a_sequence,
 )
-from hypothesis import given as drawing
-from hypothesis import settings
-from torch import Tensor
-
-import unrolled
 from exact import wild
 from unrolled import Ablate, Apply
 from unrolled.recurrence import cpu, ops, pieces, reference

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
+import unrolled
 from edited import (
     ALL_STEPS,
     ALL_UNITS,
@@ -20,9 +23,6 @@ from edited import (
     made,
     where_changed,
 )
-from torch import nn
-
-import unrolled
 from unrolled import Clamp, Scale
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
+import unrolled
 from edited import (
     LENGTHS,
     B,
@@ -18,9 +21,6 @@ from edited import (
     source,
     warned,
 )
-from torch import nn
-
-import unrolled
 from unrolled import Ablate, Apply, Clamp, Patch, Push, Scale
 
 # What is refused

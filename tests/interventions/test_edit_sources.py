@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import unrolled
 from edited import (
     LENGTHS,
     TOLERANCE,
@@ -23,10 +27,6 @@ from edited import (
     resampled_rows,
     taken_from,
 )
-from torch import Tensor
-from torch.nn.utils.rnn import pack_padded_sequence
-
-import unrolled
 from exact import close, finals, wild
 from unrolled import Ablate, Apply, Patch
 

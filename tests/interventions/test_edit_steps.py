@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+import unrolled
 from edited import (
     KINDS_OF_EDIT,
     ROWS,
@@ -34,9 +37,6 @@ from edited import (
     layer_like,
     made,
 )
-from torch import Tensor, nn
-
-import unrolled
 from exact import close, finals, wild
 from unrolled import Clamp, Push
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
+import unrolled
 from edited import (
     KINDS_OF_EDIT,
     NAMES,
@@ -32,9 +35,6 @@ from edited import (
     made,
     others_of,
 )
-from torch import nn
-
-import unrolled
 from exact import close, wild
 from unrolled import Clamp, Push, Scale
 

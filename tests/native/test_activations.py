@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from against_reference import BUILDS, pytestmark_native, using
 from torch import Tensor
 
+from against_reference import BUILDS, pytestmark_native, using
 from unrolled.recurrence import cpu
 
 pytestmark = [pytestmark_native, pytest.mark.parametrize("build", BUILDS)]

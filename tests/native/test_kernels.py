@@ -7,6 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import unrolled
 from against_reference import (
     BUILDS,
     MODES,
@@ -21,11 +26,6 @@ from against_reference import (
     uneven_lengths,
     using,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
-
-import unrolled
 from unrolled.recurrence import cpu, ops
 from unrolled.recurrence.cells import CELLS, Weights
 

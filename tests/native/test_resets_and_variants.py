@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from against_reference import (
     BUILDS,
     MODES,

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from against_reference import BUILDS, pytestmark_native
 
+from against_reference import BUILDS, pytestmark_native
 from unrolled.recurrence import library
 
 pytestmark = [pytestmark_native, pytest.mark.slow]

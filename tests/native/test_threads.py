@@ -13,6 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch import Tensor
+
+import unrolled
 from against_reference import (
     BUILDS,
     MODES,
@@ -25,9 +28,6 @@ from against_reference import (
     uneven_lengths,
     using,
 )
-from torch import Tensor
-
-import unrolled
 from unrolled.recurrence import cpu
 
 pytestmark = pytestmark_native

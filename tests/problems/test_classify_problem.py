@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import classify_job, labelled_csv, trained
 
+from small_runs import classify_job, labelled_csv, trained
 from unrolled.data.labelled import Labelled
 from unrolled.jobs import Job
 from unrolled.model import SequenceModel

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from panels import panel, walk
 from small_runs import csv_of, series_job, trained
-
 from unrolled.baselines.forecasts import Ridge
 from unrolled.data.panel import load_panel
 from unrolled.evaluation import Evaluation, evaluate

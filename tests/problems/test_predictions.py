@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from panels import HOUR, MONDAY, panel, walk
 from small_runs import classify_job, csv_of, labelled_csv, series_job, text_job, trained
-
 from unrolled.data.labelled import Labelled, load_labelled
 from unrolled.data.panel import load_panel
 from unrolled.predictions import continued, forecast, probabilities, scales_of

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from small_runs import classify_job, csv_of, labelled_csv, series_job, text_job
 
+from small_runs import classify_job, csv_of, labelled_csv, series_job, text_job
 from unrolled.meanings import Meaning, own_units
 from unrolled.problems.classify import Classify
 from unrolled.problems.opening import open_problem

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from panels import HOUR, MONDAY, panel, problem, walk, windows
 
+from panels import HOUR, MONDAY, panel, problem, walk, windows
 from unrolled.problems.problem import Share
 from unrolled.problems.series import Series
 from unrolled.tasks.task import SPLITS

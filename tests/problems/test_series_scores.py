@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from panels import panel, problem, walk
 
+from panels import panel, problem, walk
 from unrolled.problems.problem import Share, summed
 from unrolled.problems.series import LEVELS, RESIDUALS, Series, Windows
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from panels import HOUR, panel, problem, walk, windows
 
+from panels import HOUR, panel, problem, walk, windows
 from unrolled.problems.problem import Share, summed
 from unrolled.problems.series import MOST, Series, Windows
 from unrolled.tasks.task import SPLITS, Split

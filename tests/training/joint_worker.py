@@ -12,9 +12,9 @@ import signal
 import sys
 from pathlib import Path
 
-from short_trainings import Log, at_step, terminate
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from short_trainings import Log, at_step, terminate
 from unrolled.jobs import Job
 from unrolled.training.train import Interrupted, train
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from short_trainings import Log, at_step, differing, interrupt, on_cpu, outcome, task_job, text_job, write_texts
 
+from short_trainings import Log, at_step, differing, interrupt, on_cpu, outcome, task_job, text_job, write_texts
 from unrolled.jobs import Network
 from unrolled.runs import Run, load
 from unrolled.training import checkpoints as checkpoints_module

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from short_trainings import Log, differing, on_cpu, outcome, task_job, text_job, undisturbed, write_texts
 
+from short_trainings import Log, differing, on_cpu, outcome, task_job, text_job, undisturbed, write_texts
 from unrolled import storage
 from unrolled.jobs import Job
 from unrolled.runs import Run

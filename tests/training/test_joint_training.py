@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from short_trainings import Log, at_step, differing, interrupt, on_cpu, outcome, task_job, text_job, write_texts
 
+from short_trainings import Log, at_step, differing, interrupt, on_cpu, outcome, task_job, text_job, write_texts
 from unrolled.jobs import Job, Network
 from unrolled.runs import Run
 from unrolled.training.checkpoints import checkpoints, read_checkpoint

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from short_trainings import (
     differing,
     finish_child,
@@ -19,7 +20,6 @@ from short_trainings import (
     undisturbed,
     write_texts,
 )
-
 from unrolled.jobs import Job, Network
 from unrolled.runs import Run
 from unrolled.training.checkpoints import checkpoints, read_checkpoint

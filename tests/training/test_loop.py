@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from short_trainings import Log, at_step, differing, interrupt, on_cpu, outcome, task_job, text_job, write_texts
 from torch import nn
 
+from short_trainings import Log, at_step, differing, interrupt, on_cpu, outcome, task_job, text_job, write_texts
 from unrolled.budget import Budget
 from unrolled.jobs import Network
 from unrolled.model import SequenceModel

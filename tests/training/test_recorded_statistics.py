@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from short_trainings import Log, at_step, interrupt, on_cpu, task_job, text_job, write_texts
 
 import unrolled
+from short_trainings import Log, at_step, interrupt, on_cpu, task_job, text_job, write_texts
 from unrolled.jobs import Job, Network
 from unrolled.model import LAYERS, SequenceModel
 from unrolled.problems.opening import open_problem

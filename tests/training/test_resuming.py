@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from short_trainings import (
     Log,
     at_step,
@@ -23,7 +24,6 @@ from short_trainings import (
     undisturbed,
     write_texts,
 )
-
 from unrolled.jobs import Job, Network
 from unrolled.model import LAYERS
 from unrolled.problems.opening import open_problem

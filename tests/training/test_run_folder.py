@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from short_trainings import (
     Log,
     at_step,
@@ -24,7 +25,6 @@ from short_trainings import (
     undisturbed,
     write_texts,
 )
-
 from unrolled.jobs import Job, Network
 from unrolled.locks import FolderInUse, only_one
 from unrolled.model import SequenceModel

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from replayed import KEEPS, SHOWS_ONCE, carousel, inputs_of, network, recorded, replay_of, resets_at, stored
 from torch import Tensor
 
 import unrolled
+from replayed import KEEPS, SHOWS_ONCE, carousel, inputs_of, network, recorded, replay_of, resets_at, stored
 from unrolled.viewer.replaying import effects
 from unrolled.viewer.replaying.effects import Change, Effect, effect
 from unrolled.viewer.replaying.replay import Replay

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted_traces import planted, random
 
 import unrolled
+from planted_traces import planted, random
 from unrolled.recording import layout
 from unrolled.units import auc
 from unrolled.viewer.searching.following import Follower, Score, agreement, followers

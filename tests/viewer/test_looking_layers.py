@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from looked_at import asked, looking
 from planted_traces import planted, random
 

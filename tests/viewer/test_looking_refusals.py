@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from looked_at import asked, looking
 from planted_traces import planted, random
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from looked_at import asked, looking
 from planted_traces import planted, random
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted_traces import off, planted, random
 
 import unrolled
+from planted_traces import off, planted, random
 from unrolled.recording import layout
 from unrolled.trace import Trace
 from unrolled.viewer.searching.candidates import DIGITS

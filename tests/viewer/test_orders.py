@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from planted_traces import random
 
+from planted_traces import random
 from unrolled.viewer.orders import By, order, timescales
 
 

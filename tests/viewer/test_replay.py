@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from replayed import inputs_of, network, recorded, replay_of, resets_at
 from torch import nn
 
 import unrolled
+from replayed import inputs_of, network, recorded, replay_of, resets_at
 from unrolled.model import LAYERS
 from unrolled.viewer.replaying import replay as replay_module
 from unrolled.viewer.replaying.replay import Replay

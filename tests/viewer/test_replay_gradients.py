@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from replayed import KEEPS, carousel, inputs_of, network, recorded, replay_of, resets_at, stored
 from torch import Tensor, nn
 
 import unrolled
+from replayed import KEEPS, carousel, inputs_of, network, recorded, replay_of, resets_at, stored
 from unrolled.instruments import gradient_flow
 from unrolled.viewer.replaying.gradients import Gradient, gradient
 from unrolled.viewer.replaying.replay import Replay

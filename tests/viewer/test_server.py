@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served import Browser, Reply, Small
 
 import unrolled.viewer.serving.server as module
+from served import Browser, Reply, Small
 from unrolled.viewer.serving.server import Server, serve
 
 

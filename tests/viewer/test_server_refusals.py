@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from served import Browser, Small
 
+from served import Browser, Small
 from unrolled.viewer.serving.server import Server
 
 ADDRESSES = [("GET", "/"), ("HEAD", "/"), ("GET", "/files/view.js"), ("POST", "/api/double"), ("GET", "/nothing")]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from planted_traces import planted, random
 from served import Browser
 from viewed import RUNS, make_runs, make_study

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from planted_traces import off, planted, random
 
 import unrolled
+from planted_traces import off, planted, random
 from unrolled.viewer.searching.search import Found, Place, Unit, suggested, units_on
 
 CELL = ["l0.cell"]
