@@ -23,7 +23,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q --doctest-modules src/unrolled
+	$(BIN)/python -m pytest -q --doctest-modules src/unrolled --ignore=src/unrolled/recurrence/gpu  # needs Triton
 
 bench: .venv/.peers
 	$(BIN)/unrolled bench

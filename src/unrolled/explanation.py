@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 from unrolled.conversion import counterpart, is_recurrent
 from unrolled.layers import Layer
 from unrolled.recurrence import cpu, dispatch
+from unrolled.recurrence.gpu import available
 from unrolled.structure import layer_suffixes, mode_of, weights_of
 
 
@@ -30,6 +31,7 @@ def explain(
     >>> unrolled.explain(unrolled.LSTM(3, 4, proj_size=2), torch.zeros(5, 2, 3))
     LSTM(3, 4, proj_size=2), input (5, 2, 3), float32 on cpu
       cpu        no: the layer projects its hidden state (proj_size)
+      triton     no: the layer projects its hidden state (proj_size)
       torch      no: on the CPU the kernels and the reference compute
     > reference  plain PyTorch, one step after another; every dtype, device and derivative
     """
@@ -67,6 +69,9 @@ def _installation() -> str:
     else:
         said = f"no: {reason}"
     lines = [f"unrolled with torch {torch.__version__}", f"  cpu        {said}"]
+    lacking = available.missing()
+    said = f"no: {lacking}" if lacking else f"{available.described()}, on a GPU where it is asked for"
+    lines.append(f"  triton     {said}")
     for name in ("torch", "reference"):
         lines.append(
             f"  {name:10} {dispatch.described(name)}{', on a GPU while nothing is opened' * (name == 'torch')}"

@@ -155,7 +155,7 @@ class Layer(_Initialised):
         if x.dtype is torch.float32 and not loose:
             output, final = self._run(run, input, x, states, hx is not None, lengths, reset)
         else:
-            precision = Precision.of(x)
+            precision = Precision.of(x, keeps_halves=backend == "triton" and not changed)
             with precision.quiet:
                 (x, *states_inside), weights = precision.enter(x, *states), [*map(precision.enter_weights, weights)]
                 run = run._replace(weights=weights)
@@ -346,18 +346,20 @@ def _layer(
 def _way(run: _Run, suffix: str, mode: str, coming: Coming) -> Callable[..., Unrolled]:
     """What computes one layer in one direction: a backend, and the changes that are to be made on the way."""
     changes = edits(run.module, suffix, coming) if run.changed else []
+    by_reference = partial(reference.unroll, CELLS[mode])
+    by_kernels = None if run.backend == "reference" else partial(ops.unroll, mode, by=ops.kernels_of(run.backend))
     if not changes:
-        return partial(ops.unroll, mode) if run.backend == "cpu" else partial(reference.unroll, CELLS[mode])
+        return by_kernels or by_reference
 
     def edit(t: int, name: str, value: Tensor) -> Tensor:
         for change in changes:
             value = change.edit(t, name, value)
         return value
 
-    if run.backend == "cpu":
+    if by_kernels:
         steps = sorted({t for change in changes for t in change.steps})
-        return partial(pieces.unroll, partial(ops.unroll, mode), CELLS[mode], edited=steps, edit=edit)
-    return partial(reference.unroll, CELLS[mode], edit=edit)
+        return partial(pieces.unroll, by_kernels, CELLS[mode], edited=steps, edit=edit)
+    return partial(by_reference, edit=edit)
 
 
 def _dropout(x: Tensor, probability: float, packed_lengths: Tensor | None) -> Tensor:

@@ -1,4 +1,7 @@
-"""In what precision a call is computed: float64 as it is, everything else in float32."""
+"""In what precision a call is computed: float64 as it is, everything else in float32.
+
+Kernels for GPUs multiply halves as they are, and keep states and sums in float32 by themselves.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ class Precision(NamedTuple):
 
     Attributes:
         given: of the input.
-        inside: float64 stays, everything else is float32: halves lose too much over many steps.
+        inside: float64 stays, everything else is float32: halves lose too much over many steps. Where the kernels see
+            to that themselves, halves stay.
         outside: of outputs and final states: the input's, or that of autocast where it is on.
         quiet: turns autocast off while it is computed.
     """
@@ -38,14 +42,15 @@ class Precision(NamedTuple):
     autocast: bool = False
 
     @staticmethod
-    def of(x: Tensor) -> Precision:
+    def of(x: Tensor, *, keeps_halves: bool = False) -> Precision:
         if x.dtype is torch.float64:
             return Precision(x.dtype, x.dtype, x.dtype, nullcontext())
         if autocast_is_on(x):
             kind = x.device.type
             outside = torch.get_autocast_dtype(kind)
-            return Precision(x.dtype, torch.float32, outside, torch.autocast(kind, enabled=False), True)
-        return Precision(x.dtype, torch.float32, x.dtype, nullcontext())
+            inside = outside if keeps_halves else torch.float32
+            return Precision(x.dtype, inside, outside, torch.autocast(kind, enabled=False), True)
+        return Precision(x.dtype, x.dtype if keeps_halves else torch.float32, x.dtype, nullcontext())
 
     def enter(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensor if tensor.dtype is self.inside else tensor.to(self.inside) for tensor in tensors)

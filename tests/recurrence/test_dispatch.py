@@ -255,7 +255,7 @@ def test_an_empty_environment_variable_asks_for_nothing(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["gpu", "CPU", "cpu ", ""])
 def test_a_name_of_no_backend_is_an_error_that_lists_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    allowed = "cpu, torch, reference"
+    allowed = "cpu, triton, torch, reference"
     with pytest.raises(ValueError, match=f"backend: given {name!r}, expected one of {allowed}"), unrolled.backend(name):
         pass
     if name:

@@ -1,4 +1,4 @@
-"""One layer in one direction over a sequence, as the operator and the kernels are given it, and what they can take."""
+"""One layer in one direction over a sequence: what the operator and the kernels are given, can take, and return."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from unrolled.recurrence.cells import CELLS, Masks, Weights
 
 
 class Kernel(NamedTuple):
-    """A cell as native/unrolled.h knows it: its number, and how many blocks of H numbers stand in what.
+    """A cell as the kernels know it.
 
     Attributes:
+        number: of the cell in native/unrolled.h.
         rows: blocks in the rows of the weights.
         stored: blocks that the forward keeps of each step.
         pre: blocks in the gradient of a step's pre-activations.
@@ -66,7 +67,65 @@ def carries_cell(mode: str) -> bool:
     return len(CELLS[mode].states) > 1
 
 
-def misfit(call: Call) -> str | None:
+class Forward(NamedTuple):
+    """What the kernels return; what a cell has not, or was not kept, is an empty tensor (0,)."""
+
+    output: Tensor  # (T, B, H)
+    final_hidden: Tensor  # (B, H)
+    final_cell: Tensor  # (B, H)
+    cells: Tensor  # (T, B, H)
+    gates: Tensor  # (T, B, S * H)
+
+
+class Gradients(NamedTuple):
+    """Gradients of a call's arguments, and of every state and gate along all paths; None where not asked for."""
+
+    x: Tensor | None
+    hidden: Tensor
+    cell: Tensor | None
+    weight_ih: Tensor | None
+    weight_hh: Tensor | None
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    totals: Tensor | None  # hidden states, cells and gates of all steps, one after the other
+    peephole: Tensor | None = None
+    norm_ih: Tensor | None = None
+    norm_hh: Tensor | None = None
+    norm_cell: Tensor | None = None
+    norm_bias: Tensor | None = None
+
+    def extras(self, call: Call) -> tuple[Tensor | None, ...]:
+        """Those of the call's extras, in their order."""
+        return tuple(getattr(self, name, None) for name in Weights._fields[4:]) if call.extras else ()
+
+
+class Kind(NamedTuple):
+    """What tensors some kernels take."""
+
+    dtype: torch.dtype
+    on_gpu: bool
+
+    def fits(self, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> bool:
+        """Whether a tensor is one of them; `dtype` is that of marks such as lengths."""
+        return (
+            tensor.shape == shape
+            and tensor.dtype is (dtype or self.dtype)
+            and (tensor.is_cuda if self.on_gpu else tensor.is_cpu)
+            and tensor.layout is torch.strided
+            and not tensor._is_zerotensor()
+        )
+
+    def told(self, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> str:
+        """What is wrong with one that is not."""
+        wanted = f"{dtype or self.dtype} on {'a GPU' if self.on_gpu else 'cpu'}"
+        given = f"{tensor.dtype} on {tensor.device}, {tensor.layout}"
+        return f"{name} must be {shape}, {wanted}, given {tuple(tensor.shape)}, {given}".replace("torch.", "")
+
+
+CPU = Kind(torch.float32, on_gpu=False)
+
+
+def misfit(call: Call, kind: Kind = CPU) -> str | None:
     """Why the kernels can't be given these tensors, whose memory they read unchecked; None if they can."""
     if call.mode not in KERNELS:
         return f"mode must be one of {', '.join(KERNELS)}, given {call.mode!r}"
@@ -86,10 +145,10 @@ def misfit(call: Call) -> str | None:
     )
     tensors: tuple[Tensor | None, ...] = call[:7]
     for name, tensor, shape in zip(Call._fields, tensors, shapes, strict=False):
-        if tensor is not None and not _fits(tensor, shape):
-            return _told(name, tensor, shape)
+        if tensor is not None and not kind.fits(tensor, shape):
+            return kind.told(name, tensor, shape)
     if call.extras or call.masks or call.reset is not None:
-        reason = _misfit_of_the_rest(call, (steps, batch, width))
+        reason = _misfit_of_the_rest(call, kind, (steps, batch, width))
         if reason is not None:
             return reason
     if (call.cell is None) == carries_cell(call.mode):
@@ -97,46 +156,30 @@ def misfit(call: Call) -> str | None:
     if (call.bias_ih is None) != (call.bias_hh is None):
         return "bias_ih and bias_hh must be given both or neither"
     lengths = call.lengths
-    if lengths is not None and not (lengths.shape == (batch,) and lengths.dtype is torch.int64 and lengths.is_cpu):
-        kind = f"{lengths.dtype} on {lengths.device}".removeprefix("torch.")
-        return f"lengths must be ({batch},), int64 on cpu, given {tuple(lengths.shape)}, {kind}"
+    if lengths is not None and not kind.fits(lengths, (batch,), torch.int64):
+        return kind.told("lengths", lengths, (batch,), torch.int64)
     return None
 
 
-def _fits(tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    return (
-        tensor.shape == shape
-        and tensor.dtype is torch.float32
-        and tensor.is_cpu
-        and tensor.layout is torch.strided
-        and not tensor._is_zerotensor()
-    )
-
-
-def _told(name: str, tensor: Tensor, shape: tuple[int, ...]) -> str:
-    kind = f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")
-    return f"{name} must be {shape}, float32 on cpu, given {tuple(tensor.shape)}, {kind}, {tensor.layout}"
-
-
-def _misfit_of_the_rest(call: Call, states: tuple[int, int, int]) -> str | None:
+def _misfit_of_the_rest(call: Call, kind: Kind, states: tuple[int, int, int]) -> str | None:
     """The same for what only some calls have."""
     own = CELLS[call.mode].parameters
     for name, tensor in zip(Weights._fields[4:], call.extras or (None,) * len(Weights._fields[4:]), strict=True):
         if (tensor is None) != (name not in own or (name.endswith("bias") and call.bias_ih is None)):
             return f"{name} is for cells that have it; those of {call.mode} are {', '.join(own) or 'none'}"
-        if tensor is not None and not _fits(tensor, (own[name] * states[2],)):
-            return _told(name, tensor, (own[name] * states[2],))
+        if tensor is not None and not kind.fits(tensor, (own[name] * states[2],)):
+            return kind.told(name, tensor, (own[name] * states[2],))
     for name, mask in zip(Masks._fields, call.masks, strict=False):
-        if mask is not None and not _fits(mask, states):
-            return _told(f"the mask {name}", mask, states)
+        if mask is not None and not kind.fits(mask, states):
+            return kind.told(f"the mask {name}", mask, states)
     drawn = {name for name, mask in zip(Masks._fields, call.masks, strict=False) if mask is not None}
     if drawn - set(CELLS[call.mode].masks):
         return (
             f"masks of {call.mode} are {', '.join(CELLS[call.mode].masks) or 'none'}, given {', '.join(sorted(drawn))}"
         )
     reset = call.reset
-    if reset is not None and not (reset.shape == states[:2] and reset.dtype is torch.bool and reset.is_cpu):
-        return f"reset must be {states[:2]}, bool on cpu, given {tuple(reset.shape)}, {reset.dtype} on {reset.device}"
+    if reset is not None and not kind.fits(reset, states[:2], torch.bool):
+        return kind.told("reset", reset, states[:2], torch.bool)
     return None
 
 

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +24,13 @@ from unrolled.recurrence import library, products
 # What a call is stands in a file of its own, and is reached from here too.
 from unrolled.recurrence.call import KERNELS as KERNELS
 from unrolled.recurrence.call import Call as Call
+from unrolled.recurrence.call import Forward as Forward
+from unrolled.recurrence.call import Gradients as Gradients
 from unrolled.recurrence.call import extra, projects_apart
 from unrolled.recurrence.call import misfit as misfit
 from unrolled.recurrence.call import sizes as sizes
 from unrolled.recurrence.call import total_sizes as total_sizes
-from unrolled.recurrence.cells import NO_MASKS, Masks, Weights
+from unrolled.recurrence.cells import NO_MASKS, Masks
 
 
 def _numbers(*names: str) -> list[tuple[str, type]]:
@@ -163,16 +165,6 @@ def kernels() -> Kernels:
     return loaded
 
 
-class Forward(NamedTuple):
-    """What the kernels return; what a cell has not, or was not kept, is an empty tensor (0,)."""
-
-    output: Tensor  # (T, B, H)
-    final_hidden: Tensor  # (B, H)
-    final_cell: Tensor  # (B, H)
-    cells: Tensor  # (T, B, H)
-    gates: Tensor  # (T, B, S * H)
-
-
 def _starts(tensor: Tensor, counts: Sequence[int]) -> list[int]:
     """The addresses of parts of a tensor that stand one after the other; 0 for an empty one."""
     ends = list(accumulate(counts))
@@ -288,28 +280,6 @@ def _give_back(tensor: Tensor) -> None:
     _spare[:] = [tensor if tensor._base is None else tensor._base]
 
 
-class Gradients(NamedTuple):
-    """Gradients of a call's arguments, and of every state and gate along all paths; None where not asked for."""
-
-    x: Tensor | None
-    hidden: Tensor
-    cell: Tensor | None
-    weight_ih: Tensor | None
-    weight_hh: Tensor | None
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
-    totals: Tensor | None  # hidden states, cells and gates of all steps, one after the other
-    peephole: Tensor | None = None
-    norm_ih: Tensor | None = None
-    norm_hh: Tensor | None = None
-    norm_cell: Tensor | None = None
-    norm_bias: Tensor | None = None
-
-    def extras(self, call: Call) -> tuple[Tensor | None, ...]:
-        """Those of the call's extras, in their order."""
-        return tuple(getattr(self, name, None) for name in Weights._fields[4:]) if call.extras else ()
-
-
 def backward(
     call: Call,
     kept: Sequence[Tensor],
@@ -333,7 +303,7 @@ def backward(
     output, cells, gates = (tensor.contiguous() for tensor in kept)
     empty = call.x.new_empty
     if steps * batch == 0:
-        return _nothing_seen(call, grads, need_x, need_weights, need_totals)
+        return products.nothing_seen(call, grads, need_x, need_weights, need_totals)
     grad_output = None if grads[0] is None else _rows_in_place(grads[0])
     grad_final_hidden, grad_final_cell, grad_cells, grad_gates = map(_contiguous, grads[1:])
     layer, alive = _described(call, output, cells if has_cell else None, gates if stored else None)
@@ -366,10 +336,8 @@ def backward(
     if pre is not None:
         with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
             found = found._replace(
-                **products.large_products(call, output, pre, need_x=need_x, need_weights=need_weights)
+                **products.large_products(call, output, cells, pre, need_x=need_x, need_weights=need_weights)
             )
-            if extra(call, "peephole") is not None and need_weights:
-                found = found._replace(peephole=products.peephole_gradient(call, cells, pre))
             if projects_apart(call):
                 found = found._replace(
                     **products.through_projection(call, pre, need_x=need_x, need_weights=need_weights)
@@ -380,24 +348,3 @@ def backward(
 
 
 _NORMS = ("norm_hh", "norm_cell", "norm_bias")
-
-
-def _nothing_seen(
-    call: Call, grads: Sequence[Tensor | None], need_x: bool, need_weights: bool, need_totals: bool
-) -> Gradients:
-    """The gradients of a call without steps or without sequences: those of the final states are the initial ones'."""
-
-    def zeros(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else call.x.new_zeros(tensor.shape)
-
-    hidden, cell = (
-        zeros(state) if grad is None else grad.clone() for state, grad in zip(call[1:3], grads[1:3], strict=True)
-    )
-    assert hidden is not None
-    ih, hh, bias_ih, bias_hh = (zeros(weight) if need_weights else None for weight in call[3:7])
-    totals = call.x.new_zeros(sum(map(math.prod, total_sizes(call)))) if need_totals else None
-    found = Gradients(zeros(call.x) if need_x else None, hidden, cell, ih, hh, bias_ih, bias_hh, totals)
-    if not need_weights:
-        return found
-    own: dict[str, Any] = {name: zeros(extra(call, name)) for name in Weights._fields[5:]}  # all but the projection
-    return found._replace(**own)

@@ -1,8 +1,8 @@
 """Which backend computes a call, and why no better one does.
 
-Backends, best first: "cpu", the native kernels; "torch", torch's own fused layer, on a GPU and under torch.jit, and
-only for what it has; "reference", which takes everything. One of them can be forced by `backend`, or by the environment
-variable UNROLLED_BACKEND.
+Backends, best first: "cpu", the native kernels; "triton", the kernels for GPUs, which are only taken where they are
+asked for; "torch", torch's own fused layer, on a GPU and under torch.jit, and only for what it has; "reference", which
+takes everything. One of them can be forced by `backend`, or by the environment variable UNROLLED_BACKEND.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch import Tensor
 
 from unrolled.recurrence import cpu
 from unrolled.recurrence.cells import CELLS, Weights
+from unrolled.recurrence.gpu import available
 
-BACKENDS = ("cpu", "torch", "reference")
+BACKENDS = ("cpu", "triton", "torch", "reference")
 
 _forced: ContextVar[str | None] = ContextVar("unrolled_backend", default=None)
 
@@ -73,7 +74,8 @@ def backend(name: str) -> Iterator[None]:
     """Compute every call of a layer in this thread with one backend inside the context.
 
     Args:
-        name: "cpu", "torch" or "reference". A call that this backend can't take raises a ValueError that says why.
+        name: "cpu", "triton", "torch" or "reference". A call that this backend can't take raises a ValueError that
+            says why.
 
     Raises:
         ValueError: there is no backend of that name.
@@ -102,6 +104,8 @@ def refusal(name: str, call: Call) -> str | None:
     """Why a backend can't take a call; None if it can."""
     if name == "cpu":
         return _cpu_refusal(call)
+    if name == "triton":
+        return _triton_refusal(call)
     return _torch_refusal(call) if name == "torch" else None
 
 
@@ -109,6 +113,21 @@ def _cpu_refusal(call: Call) -> str | None:
     x = call.x
     if not x.is_cpu:
         return f"the input is on {x.device}, the kernels compute on the CPU"
+    return _beyond_kernels(call) or cpu.missing()
+
+
+def _triton_refusal(call: Call) -> str | None:
+    if call.mode == "LSTM_LAYER_NORM":
+        return "no program of Triton's kernels has all units of a sequence, over which the cell is normalised"
+    width = call.weights[0].hh.size(-1)
+    if width > available.WIDEST:
+        return f"the hidden size is {width}, Triton's kernels take up to {available.WIDEST}"
+    return _beyond_kernels(call) or available.refusal(call.x.device)
+
+
+def _beyond_kernels(call: Call) -> str | None:
+    """What of a call no kernel has, on the CPU or a GPU; None if they have all of it."""
+    x = call.x
     for dtype in (x.dtype, call.weights[0].ih.dtype):
         if dtype not in _FLOATS:
             return f"the kernels compute float32, the call is {dtype}".replace("torch.", "")
@@ -120,10 +139,10 @@ def _cpu_refusal(call: Call) -> str | None:
         return "the model is being traced by torch.jit"
     if x.layout is not torch.strided:
         return f"the input's layout is {x.layout}, not torch.strided"
-    return _transform() or cpu.missing()
+    return _transform()
 
 
-# What the kernels take: halves are computed in float32.
+# What the kernels take: halves are computed in float32 on the CPU.
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -198,6 +217,8 @@ def reasons(call: Call) -> list[tuple[str, str, bool]]:
         elif reason is None and name is not None:
             reason = f"{name!r} was asked for"
             said = f"no: {reason}"
+        elif reason is None and backend_name == "triton":
+            said = 'no: how fast it is was not measured; unrolled.backend("triton") asks for it'
         elif reason is None:
             said = "no: on the CPU the kernels and the reference compute" if backend_name == "torch" else "not needed"
         else:
@@ -210,6 +231,8 @@ def described(name: str) -> str:
     """What a backend is, on this machine."""
     if name == "torch":
         return "torch's own layer"
+    if name == "triton":
+        return available.described()
     if name == "reference":
         return "plain PyTorch, one step after another; every dtype, device and derivative"
     kernels, threads = cpu.kernels(), torch.get_num_threads()

@@ -11,8 +11,9 @@ import math
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch.library import Library
 
 from unrolled.recurrence import cpu, dispatch, reference
 from unrolled.recurrence.cells import CELLS, NO_MASKS, Cell, Masks, States, Weights
+from unrolled.recurrence.gpu import available
 from unrolled.recurrence.result import Steps, Unrolled
 
 _ARGUMENTS = (
@@ -66,23 +68,52 @@ def _differentiable(call: cpu.Call) -> tuple[Tensor | None, ...]:
     return (*leading, *call.extras)
 
 
-def _by_kernels(call: cpu.Call) -> bool:
-    """Whether the operator computes a call by the kernels; else by the reference."""
-    projects = bool(call.extras) and call.extras[0] is not None
-    return (
-        call.x.dtype is torch.float32
-        and call.x.is_cpu
-        and (call.mode in cpu.KERNELS or call.mode not in CELLS)
-        and not projects
-        and cpu.missing() is None
-        and dispatch.forced() != "reference"
-    )
+class Kernels(Protocol):
+    """What computes calls by kernels: `cpu`, or `gpu.launch`."""
+
+    def misfit(self, call: cpu.Call) -> str | None: ...
+
+    def forward(self, call: cpu.Call, keep: bool) -> cpu.Forward: ...
+
+    def backward(
+        self,
+        call: cpu.Call,
+        kept: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        *,
+        need_x: bool,
+        need_weights: bool,
+        need_totals: bool,
+    ) -> cpu.Gradients: ...
 
 
-def _fitting(call: cpu.Call, *, by_kernels: bool) -> cpu.Call:
-    reason, lengths = cpu.misfit(call) if by_kernels else None, call.lengths
-    if reason is None and lengths is not None and not ((lengths >= 0) & (lengths <= call.x.size(0))).all():
-        reason = f"lengths must be from 0 to the {call.x.size(0)} steps of x, given {lengths.tolist()}"
+def kernels_of(name: str) -> Kernels:
+    """The kernels of a backend, "cpu" or "triton". Those of Triton take half a second to import."""
+    if name == "triton":
+        from unrolled.recurrence.gpu import launch
+
+        return launch
+    return cpu
+
+
+def _chosen(call: cpu.Call) -> Kernels | None:
+    """The kernels by which the operator computes a call; None if the reference does."""
+    projects, forced = bool(call.extras) and call.extras[0] is not None, dispatch.forced()
+    if projects or forced == "reference" or (call.mode in CELLS and call.mode not in cpu.KERNELS):
+        return None
+    if forced == "triton" and call.mode != "LSTM_LAYER_NORM" and available.refusal(call.x.device) is None:
+        kernels = kernels_of("triton")
+        if kernels.misfit(call) is None:
+            return kernels
+    return cpu if call.x.dtype is torch.float32 and call.x.is_cpu and cpu.missing() is None else None
+
+
+def _fitting(call: cpu.Call, kernels: Kernels | None) -> cpu.Call:
+    reason, lengths, steps = kernels.misfit(call) if kernels else None, call.lengths, call.x.size(0)
+    # On a GPU they are checked by the layers, without waiting for it.
+    in_reach = None if lengths is None or lengths.is_cuda else lengths
+    if reason is None and in_reach is not None and not ((in_reach >= 0) & (in_reach <= steps)).all():
+        reason = f"lengths must be from 0 to the {steps} steps of x, given {in_reach.tolist()}"
     if reason is not None:
         raise ValueError(f"unrolled::recurrence: {reason}")
     return call
@@ -100,40 +131,54 @@ def _width(call: cpu.Call) -> int:
 
 def _forward_kernel(*arguments: Any) -> tuple[Tensor, ...]:
     call, keep = _call(arguments, arguments[11:]), arguments[10]
-    by_kernels = _by_kernels(call)
-    _fitting(call, by_kernels=by_kernels)
-    if by_kernels:
-        return cpu.forward(call, keep)
+    kernels = _chosen(call)
+    _fitting(call, kernels)
+    if kernels:
+        return kernels.forward(call, keep)
     with torch.no_grad():
         return _reference_forward(call, keep)
 
 
 def _unrolled(call: cpu.Call, tensors: Sequence[Any], **options: Any) -> Unrolled:
-    """The call by the reference, with other tensors in the place of `_differentiable(call)`."""
-    return reference.unroll(
+    """The call by the reference, with other tensors in the place of `_differentiable(call)`.
+
+    Halves are computed in float32, as what is kept of their steps is.
+    """
+    given = call.x.dtype
+    inside = _kept_dtype(given)
+    x, hidden, cell, *weights = (one.to(inside) if one is not None and one.dtype is given else one for one in tensors)
+    result = reference.unroll(
         CELLS[call.mode],
-        tensors[0],
-        tuple(state for state in tensors[1:3] if state is not None),
-        Weights(*tensors[3:]),
+        x,
+        (hidden,) if cell is None else (hidden, cell),
+        Weights(*weights),
         reverse=call.reverse,
         lengths=call.lengths,
         reset=call.reset,
-        masks=Masks(*call.masks),
+        masks=Masks(*(None if mask is None else mask.to(inside) for mask in call.masks)),
         **options,
     )
+    if inside is given:
+        return result
+    return replace(result, output=result.output.to(given), final=tuple(state.to(given) for state in result.final))
+
+
+def _kept_dtype(given: torch.dtype) -> torch.dtype:
+    """Of cells and gates."""
+    return torch.float32 if given in (torch.bfloat16, torch.float16) else given
 
 
 def _reference_forward(call: cpu.Call, keep: bool) -> tuple[Tensor, ...]:
     cell = CELLS[call.mode]
     result = _unrolled(call, _differentiable(call), keep=cell.names if keep else ())
-    nothing = call.x.new_empty(0)
+    nothing = call.x.new_empty(0, dtype=_kept_dtype(call.x.dtype))
     cells = result.steps["cell"].values if keep and "cell" in cell.states else nothing
     gates = nothing
     if keep and cell.gates:
         blocks = [result.steps[gate].values for gate in cell.gates]
         blocks += [torch.zeros_like(blocks[0])] * (_stored(call.mode) - len(blocks))
         gates = torch.cat(blocks, dim=-1)
-    final_cell = result.final[1].clone() if len(result.final) > 1 else nothing
+    final_cell = result.final[1].clone() if len(result.final) > 1 else call.x.new_empty(0)
     return result.output, result.final[0].clone(), final_cell, cells, gates
 
 
@@ -143,13 +188,13 @@ def _forward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
         raise ValueError("ONNX has no operator for this call of a recurrent layer; torch.export takes it")
     call, keep = _call(arguments, arguments[11:]), arguments[10]
     (steps, batch, _), hidden_size = call.x.shape, call.hidden.size(1)
-    empty, stored, width = call.x.new_empty, _stored(call.mode), _width(call)
+    empty, stored, width, kept = call.x.new_empty, _stored(call.mode), _width(call), _kept_dtype(call.x.dtype)
     return (
         empty((steps, batch, hidden_size)),
         empty((batch, hidden_size)),
         empty((batch, width) if call.cell is not None else (0,)),
-        empty((steps, batch, width) if call.cell is not None and keep else (0,)),
-        empty((steps, batch, stored * width) if stored and keep else (0,)),
+        empty((steps, batch, width) if call.cell is not None and keep else (0,), dtype=kept),
+        empty((steps, batch, stored * width) if stored and keep else (0,), dtype=kept),
     )
 
 
@@ -160,11 +205,11 @@ def _backward_kernel(*arguments: Any) -> list[Tensor]:
         arguments[13:18],
         arguments[18:20],
     )
-    by_kernels = _by_kernels(call)
-    _fitting(call, by_kernels=by_kernels)
+    kernels = _chosen(call)
+    _fitting(call, kernels)
     found: Sequence[Tensor | None]
-    if by_kernels:
-        gradients = cpu.backward(call, kept, grads, need_x=need_x, need_weights=need_weights, need_totals=False)
+    if kernels:
+        gradients = kernels.backward(call, kept, grads, need_x=need_x, need_weights=need_weights, need_totals=False)
         found = (*gradients[:_LEADING], *gradients.extras(call))
     else:
         with torch.no_grad():
@@ -172,7 +217,7 @@ def _backward_kernel(*arguments: Any) -> list[Tensor]:
             found = _by_reference(call, grads, needs, None)
     # No two results may share memory.
     return [
-        call.x.new_empty(0) if gradient is None else gradient if by_kernels else gradient.clone() for gradient in found
+        call.x.new_empty(0) if gradient is None else gradient if kernels else gradient.clone() for gradient in found
     ]
 
 
@@ -203,7 +248,8 @@ class Taps:
 
     def __init__(self, call: cpu.Call) -> None:
         self.sizes = cpu.total_sizes(call)
-        self.tensor = call.x.new_zeros(()).expand(sum(map(math.prod, self.sizes))).requires_grad_()
+        zero = call.x.new_zeros((), dtype=_kept_dtype(call.x.dtype))
+        self.tensor = zero.expand(sum(map(math.prod, self.sizes))).requires_grad_()
         self.wanted = False
 
     @contextmanager
@@ -235,16 +281,17 @@ class Taps:
 class _Recurrence(torch.autograd.Function):
     """The operator with its gradient. Where `open_`, cells and gates are outputs, and the taps' tensor is an input.
 
-    `inputs` are what can be differentiated for, `rest` is the rest of the call.
+    `direct` are the kernels that are called without the operator, None if it is called; `inputs` are what can be
+    differentiated for, `rest` is the rest of the call.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, direct: bool, open_: bool, taps: Taps | None, tap: Tensor | None, rest: _Rest, *inputs: Any
+        ctx: Any, direct: Kernels | None, open_: bool, taps: Taps | None, tap: Tensor | None, rest: _Rest, *inputs: Any
     ) -> tuple[Tensor, ...]:
         call = _joined(inputs, rest)
         if direct:
-            result: tuple[Tensor, ...] = cpu.forward(call, keep=True)
+            result: tuple[Tensor, ...] = direct.forward(call, True)
         else:
             with torch._C._AutoDispatchBelowAutograd():
                 result = torch.ops.unrolled.recurrence(*call[:10], True, *_rest(call))
@@ -274,7 +321,9 @@ class _Recurrence(torch.autograd.Function):
         else:
             need_x, need_weights = needs[0], any(needs[3:])
             if ctx.direct:
-                found = cpu.backward(call, kept, grads, need_x=need_x, need_weights=need_weights, need_totals=totals)
+                found = ctx.direct.backward(
+                    call, kept, grads, need_x=need_x, need_weights=need_weights, need_totals=totals
+                )
                 gradients, total = (*found[:_LEADING], *found.extras(call)), found.totals
             else:
                 gradients = torch.ops.unrolled.recurrence_backward(
@@ -360,7 +409,7 @@ def _by_reference(
     return (*gradients, next(found)) if taps and taps.wanted else gradients
 
 
-def _apply(direct: bool, open_: bool, taps: Taps | None, call: cpu.Call) -> tuple[Tensor, ...]:
+def _apply(direct: Kernels | None, open_: bool, taps: Taps | None, call: cpu.Call) -> tuple[Tensor, ...]:
     rest = (*call[_LEADING:10], call.reset, call.masks)
     tap = taps.tensor if taps else None
     result: tuple[Tensor, ...] = _Recurrence.apply(direct, open_, taps, tap, rest, *_differentiable(call))  # type: ignore[no-untyped-call]
@@ -370,7 +419,7 @@ def _apply(direct: bool, open_: bool, taps: Taps | None, call: cpu.Call) -> tupl
 def _autograd(*arguments: Any) -> tuple[Tensor, ...]:
     call = _call(arguments, arguments[11:])
     if torch.is_grad_enabled() and _wants_gradient(call):
-        return _apply(False, True, None, call)
+        return _apply(None, True, None, call)
     with torch._C._AutoDispatchBelowAutograd():
         return tuple(torch.ops.unrolled.recurrence(*arguments))
 
@@ -399,6 +448,7 @@ def unroll(
     reset: Tensor | None = None,
     masks: Masks = NO_MASKS,
     keep: Collection[str] = (),
+    by: Kernels = cpu,
 ) -> Unrolled:
     """Take a layer over a sequence by the kernels: as `reference.unroll`, with the key of the table for its row."""
     cell = CELLS[mode]
@@ -419,10 +469,11 @@ def unroll(
         result = torch.ops.unrolled.recurrence(*call[:10], False, *_rest(call))
         return Unrolled(result[0], result[1 : 1 + len(initial)], {})
     # While a graph is captured, and for tensors of other classes, the operator has to be seen.
-    direct = not torch._C._len_torch_dispatch_stack() and all(
-        tensor is None or type(tensor) in _PLAIN for tensor in _differentiable(call)
+    seen = torch._C._len_torch_dispatch_stack() or any(
+        tensor is not None and type(tensor) not in _PLAIN for tensor in _differentiable(call)
     )
-    if direct and cpu.misfit(call) is not None:
+    direct = None if seen else by
+    if direct and direct.misfit(call) is not None:
         # Weights that were replaced by others: what can be done with them, or the error, is the reference's.
         return reference.unroll(
             cell, x, initial, weights, reverse=reverse, lengths=lengths, reset=reset, masks=masks, keep=keep
@@ -433,13 +484,13 @@ def unroll(
             taps = Taps(call)
             result = _apply(direct, True, taps, call)
         elif direct:
-            result = _apply(True, False, None, call)
+            result = _apply(direct, False, None, call)
         else:
             result = torch.ops.unrolled.recurrence(*call[:10], True, *_rest(call))
     else:
         store = any(name != "hidden" for name in keep)
         result = (
-            cpu.forward(call, keep=store) if direct else torch.ops.unrolled.recurrence(*call[:10], store, *_rest(call))
+            direct.forward(call, store) if direct else torch.ops.unrolled.recurrence(*call[:10], store, *_rest(call))
         )
     final = result[1:3] if len(initial) > 1 else result[1:2]
     steps = _steps(cell, call.hidden.size(1), keep, result[0], result[3], result[4], taps) if keep else {}

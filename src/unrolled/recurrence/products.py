@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unrolled.recurrence.call import KERNELS, Call, extra, projects_apart, sizes
+from unrolled.recurrence.call import KERNELS, Call, Gradients, extra, projects_apart, sizes, total_sizes
+from unrolled.recurrence.cells import Weights
 
 # Numbers of a piece of a large product: it stays in a core's cache, and no fresh pages are needed for the whole.
 _PIECE = 1 << 18
@@ -57,13 +59,17 @@ def through_projection(call: Call, pre: Tensor, *, need_x: bool, need_weights: b
     return found
 
 
-def large_products(call: Call, output: Tensor, pre: Tensor, *, need_x: bool, need_weights: bool) -> dict[str, Any]:
-    """The gradients of x, weight_ih and weight_hh from that of the pre-activations, over all steps at once."""
+def large_products(
+    call: Call, output: Tensor, cells: Tensor, pre: Tensor, *, need_x: bool, need_weights: bool
+) -> dict[str, Any]:
+    """The gradients of x and of the weights from that of the pre-activations, over all steps at once."""
     steps, batch, hidden_size = sizes(call)
     found: dict[str, Any] = {}
     if need_weights:
         of_hidden = pre[..., : KERNELS[call.mode].rows * hidden_size]
         found["weight_hh"] = _product_with_states_before(call, output, of_hidden)
+        if extra(call, "peephole") is not None:
+            found["peephole"] = _peephole_gradient(call, cells, pre)
     if projects_apart(call):
         return found
     rows = pre.view(steps * batch, -1)
@@ -108,13 +114,34 @@ def _states_before(call: Call, states: Tensor, initial: Tensor) -> Tensor:
     else:
         # Sequences begin at their last step, each from its initial state.
         before = torch.cat((states[1:], torch.zeros_like(states[:1])))
-        before[(call.lengths - 1).clamp(min=0), torch.arange(states.size(1))] = initial
+        before[(call.lengths - 1).clamp(min=0), torch.arange(states.size(1), device=states.device)] = initial
     return before if call.reset is None else before.masked_fill_(call.reset.unsqueeze(-1), 0)
 
 
-def peephole_gradient(call: Call, cells: Tensor, pre: Tensor) -> Tensor:
+def _peephole_gradient(call: Call, cells: Tensor, pre: Tensor) -> Tensor:
     """(3 * H,): the input and forget gates saw the cell state before the step, the output gate the one after it."""
     assert call.cell is not None
-    seen = _states_before(call, cells, call.cell)
+    seen = _states_before(call, cells, call.cell.to(cells.dtype))
     into, forget, _, out = pre.chunk(4, dim=-1)
     return torch.cat([(grad * cell).sum((0, 1)) for grad, cell in ((into, seen), (forget, seen), (out, cells))])
+
+
+def nothing_seen(
+    call: Call, grads: Sequence[Tensor | None], need_x: bool, need_weights: bool, need_totals: bool
+) -> Gradients:
+    """The gradients of a call without steps or without sequences: those of the final states are the initial ones'."""
+
+    def zeros(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else call.x.new_zeros(tensor.shape)
+
+    hidden, cell = (
+        zeros(state) if grad is None else grad.clone() for state, grad in zip(call[1:3], grads[1:3], strict=True)
+    )
+    assert hidden is not None
+    ih, hh, bias_ih, bias_hh = (zeros(weight) if need_weights else None for weight in call[3:7])
+    totals = call.x.new_zeros(sum(map(math.prod, total_sizes(call)))) if need_totals else None
+    found = Gradients(zeros(call.x) if need_x else None, hidden, cell, ih, hh, bias_ih, bias_hh, totals)
+    if not need_weights:
+        return found
+    own: dict[str, Any] = {name: zeros(extra(call, name)) for name in Weights._fields[5:]}  # all but the projection
+    return found._replace(**own)

@@ -1,0 +1,242 @@
+"""Calls of the Triton kernels: what each is given, and what large products add.
+
+`forward`, `backward` and `misfit` have the interface of those of `cpu`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unrolled.recurrence import call as calls
+from unrolled.recurrence import products
+from unrolled.recurrence.call import KERNELS, Call, Forward, Gradients, Kind, extra, sizes, total_sizes
+from unrolled.recurrence.cells import CELLS, NO_MASKS, Masks, Weights
+from unrolled.recurrence.gpu.available import WIDEST
+from unrolled.recurrence.gpu.backward import backward as backward_kernel
+from unrolled.recurrence.gpu.forward import forward as forward_kernel
+from unrolled.recurrence.gpu.shares import LEAST, Processors, share_out
+
+_WARPS = 4
+# Few, so that programs take several groups of sequences in turn at small sizes too.
+_INTERPRETED = Processors(4, 64 << 10)
+
+
+def _precision(x: Tensor) -> str:
+    """Of products, as Triton names it; torch's own switch tells that of float32."""
+    if x.is_cpu:
+        return "interpreted"
+    if x.dtype is not torch.float32:
+        return "tf32"  # of no meaning for halves, whose products are exact
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def _processors(device: torch.device) -> Processors:
+    if device.type == "cpu":
+        return _INTERPRETED
+    found: Any = torch.cuda.get_device_properties(device)
+    return Processors(found.multi_processor_count, found.shared_memory_per_block_optin)
+
+
+def _launched(kernel: Any, call: Call, passed: int, **arguments: Any) -> None:
+    """Run a kernel over all steps: in one launch where its programs can meet, in one for each step where not.
+
+    Triton's interpreter runs one program after another, so that they cannot.
+    """
+    (steps, batch, width), x, precision = sizes(call), call.x, _precision(call.x)
+    shared = share_out(call.mode, width, batch, x.dtype, precision, _processors(x.device), passed=passed)
+    meets = x.is_cuda and shared.slices > 1
+    if meets:
+        arguments["launch_cooperative_grid"] = True
+    alone = shared.slices == 1 or meets
+    of_device: AbstractContextManager[Any] = torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+    with of_device:
+        for first, count in [(0, steps)] if alone else [(step, 1) for step in range(steps)]:
+            kernel[(shared.slices, shared.columns)](
+                **arguments,
+                first=first,
+                count=count,
+                steps=steps,
+                batch=batch,
+                groups=shared.groups,
+                CELL=call.mode,
+                BLOCKS=KERNELS[call.mode].rows,
+                H=width,
+                ROWS=shared.rows,
+                UNITS=shared.units,
+                BLOCK_K=shared.block_k,
+                RESIDENT=shared.resident,
+                MEETS=meets,
+                REVERSE=call.reverse,
+                PRECISION=precision,
+                num_warps=_WARPS,
+            )
+
+
+def _given(call: Call) -> dict[str, Any]:
+    """What both kernels are given of a call."""
+    reset = None if call.reset is None else call.reset.contiguous().view(torch.uint8)
+    lengths = None if call.lengths is None else call.lengths.contiguous()
+    peephole = extra(call, "peephole")
+    found: dict[str, Any] = {
+        "weight_hh": call.weight_hh.contiguous(),
+        "peephole": None if peephole is None else peephole.contiguous(),
+        "lengths": lengths,
+        "reset": reset,
+        "counters": torch.zeros(-(-call.x.size(1) // LEAST), dtype=torch.int32, device=call.x.device),
+    }
+    for name, mask in zip(Masks._fields, call.masks or NO_MASKS, strict=True):
+        name = {"hidden": "hidden_mask", "candidate": "candidate_mask"}.get(name, name)
+        rows = None if mask is None else _rows_in_place(mask)
+        step, row = (0, 0) if rows is None else rows.stride()[:2]
+        found |= {name: rows, f"{name}_step": step, f"{name}_row": row}
+    return found
+
+
+def misfit(call: Call) -> str | None:
+    """Why the kernels can't be given these tensors; None if they can."""
+    steps, batch, width = sizes(call)
+    if call.x.dtype not in _FLOATS:
+        return f"x must be float32, bfloat16 or float16, given {call.x.dtype}".replace("torch.", "")
+    if width > WIDEST or steps * batch >= 1 << 31:
+        return f"H can be {WIDEST} at most, and T * B below 2^31, given {width} and {steps * batch}"
+    apart = {str(tensor.device) for tensor in (*call[:8], call.reset, *call.extras, *call.masks) if tensor is not None}
+    if len(apart) > 1:
+        return f"all tensors must be on one device, given {', '.join(sorted(apart))}"
+    return calls.misfit(call, Kind(call.x.dtype, call.x.is_cuda))
+
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _rows_in_place(tensor: Tensor) -> Tensor:
+    """(T, B, ·) whose last dimension stands without gaps; the distances between rows are free."""
+    return tensor if tensor.stride(2) == 1 or tensor.size(2) == 1 else tensor.contiguous()
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    """A contiguous copy."""
+    return tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+
+def forward(call: Call, keep: bool) -> Forward:
+    """All steps of a call; with `keep`, cells and gates of every step too, in float32."""
+    (steps, batch, width), has_cell, stored = sizes(call), call.cell is not None, KERNELS[call.mode].stored * keep
+    x, empty = call.x, call.x.new_empty
+    hidden = _float32(call.hidden)
+    cell = None if call.cell is None else _float32(call.cell)
+    output = empty((steps, batch, width))
+    cells = empty((steps, batch, width), dtype=torch.float32) if has_cell and keep else None
+    gates = empty((steps, batch, stored * width), dtype=torch.float32) if stored else None
+    if steps * batch:
+        exchange = empty((2, batch, width))
+        exchange[0].copy_(call.hidden)
+        weights = Weights(*call[3:7], *call.extras)
+        with torch.autocast(x.device.type, enabled=False):
+            gates_x = CELLS[call.mode].project(x, weights).contiguous()
+        bias_hh = None if call.bias_hh is None else call.bias_hh.contiguous()
+        _launched(
+            forward_kernel,
+            call,
+            1,
+            **_given(call),
+            gates_x=gates_x,
+            bias_hh=bias_hh,
+            hidden=hidden,
+            cell=cell,
+            exchange=exchange,
+            output=output,
+            cells=cells,
+            gates=gates,
+            STORED=stored,
+        )
+    return Forward(
+        output,
+        hidden.to(x.dtype),
+        empty(0) if cell is None else cell.to(x.dtype),
+        empty(0, dtype=torch.float32) if cells is None else cells,
+        empty(0, dtype=torch.float32) if gates is None else gates,
+    )
+
+
+def backward(
+    call: Call,
+    kept: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    *,
+    need_x: bool,
+    need_weights: bool,
+    need_totals: bool,
+) -> Gradients:
+    """The gradients of a call: arguments as those of `cpu.backward`."""
+    (steps, batch, width), has_cell = sizes(call), call.cell is not None
+    if steps * batch == 0:
+        return products.nothing_seen(call, grads, need_x, need_weights, need_totals)
+    of_mode, x = KERNELS[call.mode], call.x
+    output, cells, gates = (tensor.contiguous() for tensor in kept)
+    grad_output = None if grads[0] is None else _rows_in_place(grads[0])
+    zeros = x.new_zeros((batch, width), dtype=torch.float32)
+    grad_hidden = zeros if grads[1] is None else _float32(grads[1])
+    grad_cell = None
+    if has_cell:
+        grad_cell = zeros.clone() if grads[2] is None else _float32(grads[2])
+    grad_cells, grad_gates = (None if grad is None else grad.contiguous() for grad in grads[3:])
+    pre = x.new_empty((steps, batch, of_mode.pre * width))
+    shapes = total_sizes(call)
+    counts = [math.prod(shape) for shape in shapes]
+    totals = x.new_empty(sum(counts), dtype=torch.float32) if need_totals else None
+    parts = [None] * 3 if totals is None else [part if part.numel() else None for part in totals.split(counts)]
+    given = _given(call)
+    _launched(
+        backward_kernel,
+        call,
+        of_mode.rows,
+        **given,
+        initial_hidden=call.hidden.contiguous(),
+        initial_cell=None if call.cell is None else call.cell.contiguous(),
+        output=output,
+        cells=cells if has_cell else None,
+        gates=gates if of_mode.stored else None,
+        grad_output=grad_output,
+        grad_output_step=0 if grad_output is None else grad_output.stride(0),
+        grad_output_row=0 if grad_output is None else grad_output.stride(1),
+        grad_cells=grad_cells,
+        grad_gates=grad_gates,
+        grad_hidden=grad_hidden,
+        grad_cell=grad_cell,
+        pre=pre,
+        total_hidden=parts[0],
+        total_cells=parts[1],
+        total_gates=parts[2],
+        STORED=of_mode.stored,
+        PRE=of_mode.pre,
+    )
+    with torch.autocast(x.device.type, enabled=False):
+        found = products.large_products(call, output, cells, pre, need_x=need_x, need_weights=need_weights)
+        grad_hidden += _through_first_product(call, pre)
+        if need_weights and call.bias_ih is not None:
+            found |= _of_biases(call, pre)
+    zero = Gradients(None, grad_hidden.to(x.dtype), None, None, None, None, None, totals)
+    return zero._replace(cell=None if grad_cell is None else grad_cell.to(x.dtype), **found)
+
+
+def _through_first_product(call: Call, pre: Tensor) -> Tensor:
+    """(B, H) of the initial hidden state: what the first step gives back through its product with the weights."""
+    first = call.x.size(0) - 1 if call.reverse else 0
+    given = torch.mm(pre[first, :, : call.weight_hh.size(0)], call.weight_hh)
+    if call.masks and call.masks[0] is not None:
+        given = given * call.masks[0][first]
+    return given if call.reset is None else given.masked_fill(call.reset[first].unsqueeze(-1), 0)
+
+
+def _of_biases(call: Call, pre: Tensor) -> dict[str, Tensor]:
+    """Sums over all steps and sequences, in float32. A GRU's candidate has two parts: the input's stands last."""
+    total = pre.sum((0, 1), dtype=torch.float32).to(pre.dtype)
+    rows, width = call.weight_hh.size(0), call.hidden.size(1)
+    of_input = torch.cat((total[: 2 * width], total[3 * width :])) if call.mode == "GRU" else total
+    return {"bias_ih": of_input, "bias_hh": total[:rows].clone()}

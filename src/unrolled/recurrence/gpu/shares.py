@@ -1,0 +1,84 @@
+"""How one call is shared out among the programs of a Triton kernel."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from unrolled.recurrence.call import KERNELS
+
+
+class Processors(NamedTuple):
+    """What a device has: multiprocessors, and the bytes of shared memory that one program can have."""
+
+    multiprocessors: int
+    shared_memory: int
+
+
+class Shares(NamedTuple):
+    """How one call is shared out.
+
+    Attributes:
+        rows: sequences that a program takes at a time.
+        units: hidden units of a program, all of whose gates it computes.
+        block_k: units, of all programs, that are multiplied with at a time.
+        resident: how many blocks of so many units' weights a program holds during all steps: all of them, or none, and
+            it then reads them at each step.
+        slices: programs that have the same sequences and all units between them.
+        groups: of `rows` sequences.
+        columns: programs that have the same units; where there are more groups, each takes several in turn.
+    """
+
+    rows: int
+    units: int
+    block_k: int
+    resident: int
+    slices: int
+    groups: int
+    columns: int
+
+
+# A tensor core takes at least 16 rows and 16 columns.
+LEAST = 16
+# Bytes of a row of a block that is multiplied with at a time; less where products are exact, which unroll into many
+# instructions.
+_ROW, _EXACT_ROW = 256, 128
+# Of shared memory, for changes of layout.
+_SPARE = 4 << 10
+
+
+def share_out(
+    mode: str, width: int, batch: int, dtype: torch.dtype, precision: str, processors: Processors, *, passed: int
+) -> Shares:
+    """The shares of a call; what is compiled depends on the cell, H, the dtype and the device, never on T or B.
+
+    Args:
+        mode: of the cell.
+        width: H.
+        batch: B.
+        dtype: of what is multiplied.
+        precision: of the products, as Triton names it.
+        processors: of the device. At most so many programs are made: those that meet have to run at the same time.
+        passed: blocks of H numbers that pass from program to program at a step.
+    """
+    padded = max(LEAST, 1 << (width - 1).bit_length())
+    of_a_unit = KERNELS[mode].rows * padded * dtype.itemsize
+    # Exact products of float32 are no work for tensor cores: they take weights a few at a time, from the cache.
+    exact = precision == "ieee"
+    # All that is passed is in shared memory twice, as it was read and as it is multiplied.
+    room = 0 if exact else processors.shared_memory - _SPARE - 2 * passed * LEAST * padded * dtype.itemsize
+    units = min(padded, 32 if width <= 512 else LEAST)
+    while units > LEAST and units * of_a_unit > room and not exact:
+        units //= 2
+    held = units * of_a_unit <= room
+    while -(-width // units) > processors.multiprocessors:
+        units, held = 2 * units, False
+    row = _EXACT_ROW if exact else _ROW
+    # Two blocks of what is read are on their way at a time.
+    while not held and 2 * row * (KERNELS[mode].rows * units + passed * LEAST) > processors.shared_memory - _SPARE:
+        row //= 2
+    block_k = max(LEAST, min(padded, row // dtype.itemsize))
+    slices, groups = -(-width // units), -(-batch // LEAST)
+    columns = max(1, min(groups, processors.multiprocessors // slices))
+    return Shares(LEAST, units, block_k, padded // block_k if held else 0, slices, groups, columns)
