@@ -129,7 +129,10 @@ def forward(
             if reset is not None:
                 stays = here & ((tl.load(reset + step_row, mask=here, other=0) == 0) | ~taken)
             kept = stays[:, None] & own[None, :]
-            old_hidden = tl.load(hidden + state, mask=kept, other=0.0)
+            if hidden is not None:
+                old_hidden = tl.load(hidden + state, mask=kept, other=0.0)
+            elif lengths is not None:
+                old_hidden = tl.load(before + state, mask=kept, other=0.0, cache_modifier=".cg").to(tl.float32)
             x = blocks(gates_x, step_row[:, None] * (BLOCKS * H) + unit[None, :], inside, H, BLOCKS)
 
             recurrent = ()
@@ -174,8 +177,10 @@ def forward(
                 new_hidden = zone * old_hidden + (1.0 - zone) * new_hidden
             kind = output.dtype.element_ty
             tl.store(output + place, tl.where(taken[:, None], new_hidden, 0.0).to(kind), mask=inside)
-            new_hidden = tl.where(taken[:, None], new_hidden, old_hidden)
-            tl.store(hidden + state, new_hidden, mask=inside)
+            if lengths is not None:
+                new_hidden = tl.where(taken[:, None], new_hidden, old_hidden)
+            if hidden is not None:
+                tl.store(hidden + state, new_hidden, mask=inside)
             tl.store(after + state, new_hidden.to(kind), mask=inside)
         if MEETS:
             meet(counters + tl.program_id(1), (s - first + 1) * tl.num_programs(0))

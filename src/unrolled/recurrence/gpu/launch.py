@@ -75,6 +75,7 @@ def _launched(kernel: Any, call: Call, passed: int, **arguments: Any) -> None:
                 REVERSE=call.reverse,
                 PRECISION=precision,
                 num_warps=_WARPS,
+                num_stages=shared.stages,
             )
 
 
@@ -103,8 +104,10 @@ def misfit(call: Call) -> str | None:
     steps, batch, width = sizes(call)
     if call.x.dtype not in _FLOATS:
         return f"x must be float32, bfloat16 or float16, given {call.x.dtype}".replace("torch.", "")
-    if width > WIDEST or steps * batch >= 1 << 31:
-        return f"H can be {WIDEST} at most, and T * B below 2^31, given {width} and {steps * batch}"
+    if width > WIDEST:
+        return f"H can be {WIDEST} at most, given {width}"
+    if max(steps * batch, batch * width) >= 1 << 31:
+        return f"T * B and B * H must be below 2^31, given T = {steps}, B = {batch}, H = {width}"
     apart = {str(tensor.device) for tensor in (*call[:8], call.reset, *call.extras, *call.masks) if tensor is not None}
     if len(apart) > 1:
         return f"all tensors must be on one device, given {', '.join(sorted(apart))}"
@@ -128,14 +131,15 @@ def forward(call: Call, keep: bool) -> Forward:
     """All steps of a call; with `keep`, cells and gates of every step too, in float32."""
     (steps, batch, width), has_cell, stored = sizes(call), call.cell is not None, KERNELS[call.mode].stored * keep
     x, empty = call.x, call.x.new_empty
-    hidden = _float32(call.hidden)
+    # What is carried on past the product is in float32; other cells have their hidden state in what passes alone.
+    hidden = _float32(call.hidden) if _carries_hidden(call) else None
     cell = None if call.cell is None else _float32(call.cell)
     output = empty((steps, batch, width))
     cells = empty((steps, batch, width), dtype=torch.float32) if has_cell and keep else None
     gates = empty((steps, batch, stored * width), dtype=torch.float32) if stored else None
+    exchange = empty((2, batch, width))
+    exchange[0].copy_(call.hidden)
     if steps * batch:
-        exchange = empty((2, batch, width))
-        exchange[0].copy_(call.hidden)
         weights = Weights(*call[3:7], *call.extras)
         with torch.autocast(x.device.type, enabled=False):
             gates_x = CELLS[call.mode].project(x, weights).contiguous()
@@ -157,11 +161,16 @@ def forward(call: Call, keep: bool) -> Forward:
         )
     return Forward(
         output,
-        hidden.to(x.dtype),
+        exchange[steps % 2].clone(),
         empty(0) if cell is None else cell.to(x.dtype),
         empty(0, dtype=torch.float32) if cells is None else cells,
         empty(0, dtype=torch.float32) if gates is None else gates,
     )
+
+
+def _carries_hidden(call: Call) -> bool:
+    """Whether the hidden state before a step goes into that after it by more than the product."""
+    return call.mode in ("GRU", "LSTM_ZONEOUT")
 
 
 def backward(
@@ -219,6 +228,8 @@ def backward(
     with torch.autocast(x.device.type, enabled=False):
         found = products.large_products(call, output, cells, pre, need_x=need_x, need_weights=need_weights)
         grad_hidden += _through_first_product(call, pre)
+        if "peephole" in found:
+            found["peephole"] = found["peephole"].to(x.dtype)  # its sums are formed with the cells, in float32
         if need_weights and call.bias_ih is not None:
             found |= _of_biases(call, pre)
     zero = Gradients(None, grad_hidden.to(x.dtype), None, None, None, None, None, totals)

@@ -28,6 +28,7 @@ class Shares(NamedTuple):
         slices: programs that have the same sequences and all units between them.
         groups: of `rows` sequences.
         columns: programs that have the same units; where there are more groups, each takes several in turn.
+        stages: of the compiler's pipeline: what is read for the next turn is on its way meanwhile.
     """
 
     rows: int
@@ -37,6 +38,7 @@ class Shares(NamedTuple):
     slices: int
     groups: int
     columns: int
+    stages: int
 
 
 # A tensor core takes at least 16 rows and 16 columns.
@@ -66,8 +68,7 @@ def share_out(
     of_a_unit = KERNELS[mode].rows * padded * dtype.itemsize
     # Exact products of float32 are no work for tensor cores: they take weights a few at a time, from the cache.
     exact = precision == "ieee"
-    # All that is passed is in shared memory twice, as it was read and as it is multiplied.
-    room = 0 if exact else processors.shared_memory - _SPARE - 2 * passed * LEAST * padded * dtype.itemsize
+    room = 0 if exact else processors.shared_memory - _SPARE - passed * LEAST * padded * dtype.itemsize
     units = min(padded, 32 if width <= 512 else LEAST)
     while units > LEAST and units * of_a_unit > room and not exact:
         units //= 2
@@ -76,9 +77,11 @@ def share_out(
         units, held = 2 * units, False
     row = _EXACT_ROW if exact else _ROW
     # Two blocks of what is read are on their way at a time.
-    while not held and 2 * row * (KERNELS[mode].rows * units + passed * LEAST) > processors.shared_memory - _SPARE:
+    least, of_a_byte = LEAST * dtype.itemsize, 2 * (KERNELS[mode].rows * units + passed * LEAST)
+    while not held and row > least and row * of_a_byte > processors.shared_memory - _SPARE:
         row //= 2
-    block_k = max(LEAST, min(padded, row // dtype.itemsize))
+    block_k = min(padded, row // dtype.itemsize)
     slices, groups = -(-width // units), -(-batch // LEAST)
     columns = max(1, min(groups, processors.multiprocessors // slices))
-    return Shares(LEAST, units, block_k, padded // block_k if held else 0, slices, groups, columns)
+    resident, stages = (padded // block_k, 2) if held else (0, 3)
+    return Shares(LEAST, units, block_k, resident, slices, groups, columns, stages)
