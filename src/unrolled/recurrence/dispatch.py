@@ -117,8 +117,8 @@ def _cpu_refusal(call: Call) -> str | None:
 
 
 def _triton_refusal(call: Call) -> str | None:
-    if call.mode == "LSTM_LAYER_NORM":
-        return "no program of Triton's kernels has all units of a sequence, over which the cell is normalised"
+    if call.mode not in available.MODES:
+        return f"there is no kernel in Triton for the {CELLS[call.mode].name}"
     width = call.weights[0].hh.size(-1)
     if width > available.WIDEST:
         return f"the hidden size is {width}, Triton's kernels take up to {available.WIDEST}"

@@ -101,7 +101,7 @@ def _chosen(call: cpu.Call) -> Kernels | None:
     projects, forced = bool(call.extras) and call.extras[0] is not None, dispatch.forced()
     if projects or forced == "reference" or (call.mode in CELLS and call.mode not in cpu.KERNELS):
         return None
-    if forced == "triton" and call.mode != "LSTM_LAYER_NORM" and available.refusal(call.x.device) is None:
+    if forced == "triton" and available.refusal(call.x.device) is None:
         kernels = kernels_of("triton")
         if kernels.misfit(call) is None:
             return kernels

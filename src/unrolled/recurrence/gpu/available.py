@@ -13,6 +13,18 @@ _OLDEST = (3, 6)
 # Where products of bfloat16 and tf32 begin.
 _CAPABILITY = (8, 0)
 WIDEST = 1024
+# All but layer normalisation, which is over all units of a sequence: no program has them all.
+MODES = (
+    "RNN_TANH",
+    "RNN_RELU",
+    "GRU",
+    "LSTM",
+    "LSTM_PEEPHOLE",
+    "LSTM_COUPLED",
+    "LSTM_ZONEOUT",
+    "LSTM_VARIATIONAL_DROPOUT",
+    "LSTM_RECURRENT_DROPOUT",
+)
 
 
 def interpreted() -> bool:

@@ -81,7 +81,7 @@ def lstm(grad, grad_cell, gates, old_cell, cell, sees, factor, given, CELL: tl.c
         return pre, (grad_input, grad_forget, grad_candidate, grad_output), grad_cell, grad_old
 
 
-@triton.jit(**not_told_apart("peephole", "grad_output", "grad_cells", "grad_gates"))
+@triton.jit(**not_told_apart("peephole", "initial_hidden", "initial_cell", "grad_output", "grad_cells", "grad_gates"))
 def backward(
     weight_hh,
     peephole,
@@ -125,6 +125,7 @@ def backward(
     BLOCKS: tl.constexpr,
     STORED: tl.constexpr,
     PRE: tl.constexpr,
+    CARRIES: tl.constexpr,
     H: tl.constexpr,
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
@@ -178,7 +179,11 @@ def backward(
             through *= factors(hidden_mask, later, row, unit, dropped, hidden_mask_step, hidden_mask_row)
 
             # Of the hidden state after this step, and of what the step computed; `around` is what passes its product.
-            grad_state = tl.load(grad_hidden + state, mask=inside, other=0.0) + through
+            grad_state = through
+            if CARRIES:
+                grad_state += tl.load(grad_hidden + state, mask=inside, other=0.0)
+            elif s == 0:
+                grad_state += tl.load(grad_hidden + state, mask=inside, other=0.0)
             grad = grad_state
             if grad_output is not None:
                 of_step = (tl.zeros_like(row) + t)[:, None] * grad_output_step
@@ -233,8 +238,9 @@ def backward(
             if total_gates is not None:
                 store_blocks(total_gates, gates_place, grad_opened, taken, inside, H, STORED)
             store_blocks(pre, step_row[:, None] * (PRE * H) + unit[None, :], grad_pre, taken, inside, H, PRE)
-            around = tl.where(taken[:, None], around, grad_state)
-            tl.store(grad_hidden + state, tl.where((stays | ~taken)[:, None], around, 0.0), mask=inside)
+            if CARRIES:
+                around = tl.where(taken[:, None], around, grad_state)
+                tl.store(grad_hidden + state, tl.where((stays | ~taken)[:, None], around, 0.0), mask=inside)
         if MEETS:
             meet(counters + tl.program_id(1), (s - first + 1) * tl.num_programs(0))
         else:

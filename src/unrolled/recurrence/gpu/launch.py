@@ -17,7 +17,7 @@ from unrolled.recurrence import call as calls
 from unrolled.recurrence import products
 from unrolled.recurrence.call import KERNELS, Call, Forward, Gradients, Kind, extra, sizes, total_sizes
 from unrolled.recurrence.cells import CELLS, NO_MASKS, Masks, Weights
-from unrolled.recurrence.gpu.available import WIDEST
+from unrolled.recurrence.gpu.available import MODES, WIDEST
 from unrolled.recurrence.gpu.backward import backward as backward_kernel
 from unrolled.recurrence.gpu.forward import forward as forward_kernel
 from unrolled.recurrence.gpu.shares import LEAST, Processors, share_out
@@ -85,7 +85,7 @@ def _given(call: Call) -> dict[str, Any]:
     lengths = None if call.lengths is None else call.lengths.contiguous()
     peephole = extra(call, "peephole")
     found: dict[str, Any] = {
-        "weight_hh": call.weight_hh.contiguous(),
+        "weight_hh": _aligned(call.weight_hh),
         "peephole": None if peephole is None else peephole.contiguous(),
         "lengths": lengths,
         "reset": reset,
@@ -101,6 +101,8 @@ def _given(call: Call) -> dict[str, Any]:
 
 def misfit(call: Call) -> str | None:
     """Why the kernels can't be given these tensors; None if they can."""
+    if call.mode not in MODES or call.x.dim() != 3 or call.hidden.dim() != 2:
+        return calls.misfit(call) or f"there is no kernel in Triton for {call.mode}"
     steps, batch, width = sizes(call)
     if call.x.dtype not in _FLOATS:
         return f"x must be float32, bfloat16 or float16, given {call.x.dtype}".replace("torch.", "")
@@ -122,6 +124,12 @@ def _rows_in_place(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(2) == 1 or tensor.size(2) == 1 else tensor.contiguous()
 
 
+def _aligned(tensor: Tensor) -> Tensor:
+    """Contiguous from a multiple of 16 bytes on: for other places a slower kernel would be compiled."""
+    found = tensor.contiguous()
+    return found.clone() if found.data_ptr() % 16 else found
+
+
 def _float32(tensor: Tensor) -> Tensor:
     """A contiguous copy."""
     return tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
@@ -136,13 +144,14 @@ def forward(call: Call, keep: bool) -> Forward:
     cell = None if call.cell is None else _float32(call.cell)
     output = empty((steps, batch, width))
     cells = empty((steps, batch, width), dtype=torch.float32) if has_cell and keep else None
-    gates = empty((steps, batch, stored * width), dtype=torch.float32) if stored else None
+    gates = empty((steps, batch, stored * width) if not steps * batch else 0, dtype=torch.float32)
     exchange = empty((2, batch, width))
     exchange[0].copy_(call.hidden)
     if steps * batch:
         weights = Weights(*call[3:7], *call.extras)
         with torch.autocast(x.device.type, enabled=False):
             gates_x = CELLS[call.mode].project(x, weights).contiguous()
+        gates = _room_for_gates(gates_x, stored * width)
         bias_hh = None if call.bias_hh is None else call.bias_hh.contiguous()
         _launched(
             forward_kernel,
@@ -156,7 +165,7 @@ def forward(call: Call, keep: bool) -> Forward:
             exchange=exchange,
             output=output,
             cells=cells,
-            gates=gates,
+            gates=gates if stored else None,
             STORED=stored,
         )
     return Forward(
@@ -164,8 +173,15 @@ def forward(call: Call, keep: bool) -> Forward:
         exchange[steps % 2].clone(),
         empty(0) if cell is None else cell.to(x.dtype),
         empty(0, dtype=torch.float32) if cells is None else cells,
-        empty(0, dtype=torch.float32) if gates is None else gates,
+        gates if stored else empty(0, dtype=torch.float32),
     )
+
+
+def _room_for_gates(gates_x: Tensor, columns: int) -> Tensor:
+    """(T, B, columns) float32: where their pre-activations stand, if that is as large."""
+    if gates_x.dtype is torch.float32 and gates_x.size(2) == columns:
+        return gates_x
+    return gates_x.new_empty((*gates_x.shape[:2], columns), dtype=torch.float32)
 
 
 def _carries_hidden(call: Call) -> bool:
@@ -187,6 +203,8 @@ def backward(
     if steps * batch == 0:
         return products.nothing_seen(call, grads, need_x, need_weights, need_totals)
     of_mode, x = KERNELS[call.mode], call.x
+    # Without either, a gradient reaches the hidden state before a step through the product alone.
+    carries = _carries_hidden(call) or call.lengths is not None
     output, cells, gates = (tensor.contiguous() for tensor in kept)
     grad_output = None if grads[0] is None else _rows_in_place(grads[0])
     zeros = x.new_zeros((batch, width), dtype=torch.float32)
@@ -224,10 +242,12 @@ def backward(
         total_gates=parts[2],
         STORED=of_mode.stored,
         PRE=of_mode.pre,
+        CARRIES=carries,
     )
     with torch.autocast(x.device.type, enabled=False):
         found = products.large_products(call, output, cells, pre, need_x=need_x, need_weights=need_weights)
-        grad_hidden += _through_first_product(call, pre)
+        through = _through_first_product(call, pre)
+        grad_hidden = grad_hidden + through if carries else through
         if "peephole" in found:
             found["peephole"] = found["peephole"].to(x.dtype)  # its sums are formed with the cells, in float32
         if need_weights and call.bias_ih is not None:
