@@ -119,21 +119,30 @@ def _add_bench(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         "bench",
         help="time the layers beside torch.nn and other runtimes",
         description="Time torch.nn's layers, unrolled's, unrolled's while everything is recorded, and those of ONNX "
-        "Runtime, OpenVINO and JAX that are installed, alternately in one run. Results are held to torch.nn in "
-        "float64; what disagrees gets no time, and the command fails.",
+        "Runtime, OpenVINO and JAX that are installed, alternately in one run; on a GPU unrolled's Triton kernels, a "
+        "loop over torch.nn's cells, and FlashRNN and TorchRL if installed. Results are held to torch.nn in float64; "
+        "what disagrees gets no time, and the command fails.",
         epilog="A row is B,T,I,H (batch, steps, inputs, hidden) and what differs from one layer in one direction with "
         "a loss of every step: 32,128,64,128:layers=2,bidirectional or 32,1000,1,64:loss=last (every, last, sum, "
         "squares).",
     )
-    bench.add_argument("--rows", nargs="+", metavar="ROW", help="sizes to time (default: twelve)")
+    bench.add_argument("--device", help="cpu, or cuda for torch's current GPU (default: cpu)")
+    bench.add_argument("--rows", nargs="+", metavar="ROW", help="sizes to time (default: twelve, on a GPU ten)")
     bench.add_argument("--cells", nargs="+", help="cells to time (default: rnn gru lstm)")
+    bench.add_argument(
+        "--dtypes",
+        nargs="+",
+        help="on a GPU: float32, tf32, bfloat16, float16 (default: all four); on the CPU: float32",
+    )
     bench.add_argument("--phases", nargs="+", help="inference, training (default: both)")
     bench.add_argument("--input-gradient", action="store_true", help="train with a gradient to the input as well")
     bench.add_argument("--memory", action="store_true", help="measure the peak memory of training too")
     peers = bench.add_mutually_exclusive_group()
-    peers.add_argument("--peers", nargs="+", help="onnxruntime, openvino, jax (default: those installed)")
+    peers.add_argument(
+        "--peers", nargs="+", help="onnxruntime, openvino, jax; on a GPU flashrnn, torchrl (default: those installed)"
+    )
     peers.add_argument("--no-peers", action="store_true", help="torch.nn and unrolled only")
-    bench.add_argument("--seconds", type=float, help="time for each cell, row and phase (default: 2)")
+    bench.add_argument("--seconds", type=float, help="time for each cell, row, dtype and phase (default: 2)")
     bench.add_argument("--threads", type=int, help="threads of everyone (default: torch's number)")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios to torch.nn here, .svg or .png")
@@ -209,8 +218,8 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _refuse_beside_from(options: argparse.Namespace) -> None:
-    chosen = ("rows", "cells", "phases", "input_gradient", "memory", "peers", "no_peers", "seconds", "threads", "json")
-    for name in chosen:
+    chosen = ("device", "rows", "cells", "dtypes", "phases", "input_gradient", "memory", "peers", "no_peers", "seconds")
+    for name in (*chosen, "threads", "json"):
         if getattr(options, name) not in (None, False):
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag}: given with --from, which shows a stored result and measures nothing; drop one")
@@ -219,11 +228,13 @@ def _refuse_beside_from(options: argparse.Namespace) -> None:
 def _timed(options: argparse.Namespace) -> Result:
     from rich.console import Console
 
-    from unrolled.bench import CELLS, PHASES, ROWS, Row, bench
+    from unrolled.bench import CELLS, PHASES, Row, bench
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     return bench(
-        [Row.parse(text) for text in options.rows] if options.rows else ROWS,
+        [Row.parse(text) for text in options.rows] if options.rows else None,
+        device=options.device or "cpu",
+        dtypes=options.dtypes,
         cells=options.cells or CELLS,
         phases=options.phases or PHASES,
         input_gradient=options.input_gradient,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,40 @@ def facts(threads: int, packages: Iterable[str]) -> dict[str, Any]:
         },
         "backend": backend(),
     }
+
+
+def gpu_facts(threads: int, packages: Iterable[str]) -> dict[str, Any]:
+    """The same where layers are computed on a GPU, and which GPU that is."""
+    found, gpu = facts(threads, packages), torch.cuda.get_device_properties(torch.cuda.current_device())
+    cudnn = torch.backends.cudnn.version()
+    return {
+        **found,
+        "backend": dispatch.described(dispatch.forced() or "torch"),
+        "gpu": gpu.name,
+        "compute_capability": f"{gpu.major}.{gpu.minor}",
+        "multiprocessors": gpu.multi_processor_count,
+        "gpu_memory": gpu.total_memory,
+        "driver": _driver(),
+        "versions": {
+            **found["versions"],
+            "triton": _version("triton"),
+            "cuda": torch.version.cuda or "unknown",
+            # 91002 is 9.10.2.
+            "cudnn": "unknown" if cudnn is None else f"{cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}",
+        },
+    }
+
+
+def _driver() -> str:
+    """The version of the GPU's driver."""
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    # One line for each GPU, all of the same driver. Where it fails it says so in the place of the lines.
+    told = done.stdout.split()
+    return told[0] if told and not done.returncode else "unknown"
 
 
 @contextmanager

@@ -69,6 +69,7 @@ class Measurement:
         product_operations: floating-point operations of that product.
         operations: floating-point operations of the row's own products.
         memory: contestant -> bytes by which one training step's peak is above the level before; empty if not asked.
+        dtype: what it was computed in, a name of the table of dtypes.
     """
 
     cell: str
@@ -79,6 +80,12 @@ class Measurement:
     product_operations: int
     operations: int
     memory: Mapping[str, int] = field(default_factory=dict)
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        """Cell, row, phase, and the dtype unless it is float32."""
+        dtype = "" if self.dtype == "float32" else f" in {self.dtype}"
+        return f"{self.cell.upper()} {self.row} {self.phase}{dtype}"
 
     def seconds(self, contestant: str) -> float | None:
         """The median time of one call, if the contestant was right."""
@@ -109,15 +116,24 @@ class Result:
     def complaints(self) -> list[str]:
         """One line for each contestant that was wrong or failed."""
         return [
-            f"{m.cell.upper()} {m.row} {m.phase}: {name} {'is wrong' if isinstance(outcome, Wrong) else 'failed'}: "
-            f"{outcome.why}"
+            f"{m}: {name} {'is wrong' if isinstance(outcome, Wrong) else 'failed'}: {outcome.why}"
             for m in self.measurements
             for name, outcome in m.outcomes.items()
             if isinstance(outcome, Wrong | Failed)
         ]
 
-    def of(self, cell: str, phase: str) -> list[Measurement]:
-        return [m for m in self.measurements if m.cell == cell and m.phase == phase]
+    @property
+    def device(self) -> str:
+        """What was measured, "cpu" or "cuda". Files that do not say so are of a CPU."""
+        return str(self.settings.get("device", "cpu"))
+
+    @property
+    def dtypes(self) -> list[str]:
+        """What was computed in, in the order of the measurements."""
+        return list(dict.fromkeys(m.dtype for m in self.measurements))
+
+    def of(self, cell: str, phase: str, dtype: str | None = None) -> list[Measurement]:
+        return [m for m in self.measurements if m.cell == cell and m.phase == phase and dtype in (None, m.dtype)]
 
     def save(self, path: Path) -> Path:
         """Write the result as JSON.
@@ -157,36 +173,43 @@ class Result:
             raise ValueError(f"{path} is not a result of unrolled bench ({type(error).__name__}: {error})") from error
 
 
-def mean_ratio(measurements: Iterable[Measurement], contestant: str) -> tuple[float | None, int]:
+def mean_ratio(measurements: Iterable[Measurement], contestant: str, to: str = "closed") -> tuple[float | None, int]:
     """The geometric mean of a contestant's ratios over the plain rows, and over how many it is.
 
     There is none if a row has no ratio for a contestant that was wrong or failed: the others alone would flatter.
     """
     plain = [m for m in measurements if m.row.plain]
-    if any(isinstance(m.outcomes.get(name), Wrong | Failed) for m in plain for name in (contestant, "closed")):
+    if any(isinstance(m.outcomes.get(name), Wrong | Failed) for m in plain for name in (contestant, to)):
         return None, 0
-    ratios = [ratio for m in plain if (ratio := m.ratio(contestant)) is not None and math.isfinite(ratio)]
+    ratios = [ratio for m in plain if (ratio := m.ratio(contestant, to)) is not None and math.isfinite(ratio)]
     return (geometric_mean(ratios) if ratios else None), len(ratios)
 
 
 def _measurement_as_json(measurement: Measurement) -> dict[str, Any]:
     kinds = {kind: name for name, kind in _OUTCOMES.items()}
     outcomes = {name: {"kind": kinds[type(each)], **asdict(each)} for name, each in measurement.outcomes.items()}
-    ratios = {name: ratio for name in measurement.outcomes if (ratio := measurement.ratio(name)) is not None}
     shares = {name: share for name in measurement.outcomes if (share := measurement.share(name)) is not None}
+    bases = ("closed", "torch", "steps") if "steps" in measurement.outcomes else ("closed",)
     return {
         "cell": measurement.cell,
         "row": str(measurement.row),
         "phase": measurement.phase,
         "outcomes": outcomes,
-        # These two can be computed from the rest; they are there for who reads the file without this package.
-        "ratios_to_closed": ratios,
+        # These can be computed from the rest; they are there for who reads the file without this package.
+        **{f"ratios_to_{base}": _ratios(measurement, base) for base in bases},
         "shares_of_product": shares,
         "product": asdict(measurement.product),
         "product_operations": measurement.product_operations,
         "operations": measurement.operations,
         "memory": dict(measurement.memory),
+        "dtype": measurement.dtype,
     }
+
+
+def _ratios(measurement: Measurement, base: str) -> dict[str, float]:
+    """Every contestant's time over that of one of them."""
+    found = {name: measurement.ratio(name, base) for name in measurement.outcomes}
+    return {name: ratio for name, ratio in found.items() if ratio is not None}
 
 
 def _measurement_from_json(data: Mapping[str, Any]) -> Measurement:
@@ -203,4 +226,6 @@ def _measurement_from_json(data: Mapping[str, Any]) -> Measurement:
         data["product_operations"],
         data["operations"],
         data["memory"],
+        # Only float32 was measured before there was a bench on a GPU.
+        data.get("dtype", "float32"),
     )

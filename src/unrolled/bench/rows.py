@@ -124,3 +124,17 @@ ROWS = (
     Row(32, 128, 64, 128, layers=2, bidirectional=True),
     Row(32, 1000, 1, 64, loss="last"),
 )
+GPU_ROWS = (
+    Row(16, 1024, 64, 64),
+    Row(16, 1024, 128, 128),
+    Row(16, 1024, 256, 256),
+    Row(16, 1024, 512, 512),
+    # That of FlashRNN's published plot.
+    Row(16, 1024, 768, 768),
+    Row(16, 1024, 1024, 1024),
+    Row(128, 1024, 512, 512),
+    Row(1, 1024, 256, 256),
+    # cuDNN's fastest kernels take B in eights and H in multiples of 128.
+    Row(16, 1024, 200, 200),
+    Row(37, 500, 100, 100),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import unrolled
 from unrolled.bench.numbers import LAYERS, Layer, Numbers, backward
 from unrolled.bench.rows import INFERENCE
 from unrolled.bench.truth import gradients
+from unrolled.recurrence.gpu import available
 
 _OURS: dict[str, type[Layer]] = {"rnn": unrolled.RNN, "gru": unrolled.GRU, "lstm": unrolled.LSTM}
 _Returned = tuple[Tensor, Mapping[str, Tensor]]
@@ -31,6 +33,33 @@ def closed(numbers: Numbers, phase: str, threads: int) -> _Entered:
 def opened(numbers: Numbers, phase: str, threads: int) -> _Entered:
     """unrolled's layer while every state and gate is recorded."""
     return _enter(_OURS[numbers.cell], numbers, phase, opened=True)
+
+
+def triton_refusal(numbers: Numbers) -> str | None:
+    """Why Triton's kernels do not enter; None if they do."""
+    if numbers.row.hidden > available.WIDEST:
+        return f"H is {numbers.row.hidden}, Triton's kernels take up to {available.WIDEST}"
+    return available.refusal(numbers.x.device)
+
+
+def triton_closed(numbers: Numbers, phase: str, threads: int) -> _Entered:
+    """unrolled's layer by its Triton kernels, nothing recorded."""
+    return _by_triton(closed(numbers, phase, threads))
+
+
+def triton_opened(numbers: Numbers, phase: str, threads: int) -> _Entered:
+    """unrolled's layer by its Triton kernels while every state and gate is recorded."""
+    return _by_triton(opened(numbers, phase, threads))
+
+
+def _by_triton(entered: _Entered) -> _Entered:
+    work, read = entered
+
+    def inside(work: Callable[[], _Returned]) -> _Returned:
+        with unrolled.backend("triton"):
+            return work()
+
+    return partial(inside, work), read
 
 
 def _enter(kind: type[Layer], numbers: Numbers, phase: str, *, opened: bool) -> _Entered:

@@ -1,24 +1,28 @@
-"""What a contestant's results are held to: torch.nn in float64, in this process.
+"""What a contestant's results are held to: torch.nn in float64, in this process, where the numbers are.
 
-States and gates, which torch.nn does not show, are stepped in float64 in states.py.
+On a GPU that is torch's own code and not cuDNN, which is one of those that are judged. States and gates, which torch.nn
+does not show, are stepped in float64 in states.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from unrolled.bench.dtypes import DTYPES
 from unrolled.bench.numbers import LAYERS, Numbers, backward
 from unrolled.bench.results import Wrong
 from unrolled.bench.rows import INFERENCE, TRAINING_TO_INPUT
 from unrolled.bench.states import states
 
-# The largest difference allowed anywhere in a tensor, relative to the largest magnitude in the right one: several times
-# what float32 itself costs over 1,000 steps, and far below what any mistake does.
-TOLERANCE = 5e-5
+# Of float32 with exact products.
+TOLERANCE = DTYPES["float32"].tolerance
+# The states that every contestant which shows states at all does show; the others are gates.
+_STATES = ("hidden", "cell")
 
 
 class Truth:
@@ -31,17 +35,28 @@ class Truth:
     def __init__(self, numbers: Numbers) -> None:
         self.numbers = numbers
 
-    def expected(self, phase: str, *, opened: bool) -> dict[str, Tensor]:
-        """Everything that a contestant must get right in a phase, the states and gates if it records them."""
+    def expected(self, phase: str, *, opened: bool, stepped: bool = False) -> dict[str, Tensor]:
+        """Everything that a contestant must get right in a phase.
+
+        Args:
+            phase: one of those of rows.py.
+            opened: the states and gates too.
+            stepped: the states too, without the gates.
+        """
         names = {"output": self._output} if phase == INFERENCE else dict(self._trained)
         if phase != TRAINING_TO_INPUT:
             names.pop("gradient of x", None)
-        return names | self._states if opened else names
+        if opened:
+            return names | self._states
+        if stepped:
+            shown = {name: value for name, value in self._states.items() if name.rpartition(".")[2] in _STATES}
+            return names | shown
+        return names
 
     @cached_property
     def _output(self) -> Tensor:
         layer = self.numbers.layer(LAYERS[self.numbers.cell], torch.float64)
-        with torch.no_grad():
+        with torch.no_grad(), _without_cudnn():
             output: Tensor = layer(self.numbers.x.double())[0]
         return output
 
@@ -49,8 +64,9 @@ class Truth:
     def _trained(self) -> dict[str, Tensor]:
         layer = self.numbers.layer(LAYERS[self.numbers.cell], torch.float64)
         x = self.numbers.input(TRAINING_TO_INPUT, torch.float64)
-        output = layer(x)[0]
-        backward(self.numbers.row.loss, output, self.numbers.target.double())
+        with _without_cudnn():
+            output = layer(x)[0]
+            backward(self.numbers.row.loss, output, self.numbers.target.double())
         return {"output": output.detach(), **gradients(layer, x)}
 
     @cached_property
@@ -65,8 +81,31 @@ def gradients(layer: torch.nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def judge(results: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float | Wrong:
-    """The largest relative error of a contestant's results, or what is wrong with them."""
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """torch's own code computes its layers on a GPU inside the context."""
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
+
+
+def judge(
+    results: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    tolerance: float = TOLERANCE,
+    of_gradients: float | None = None,
+) -> float | Wrong:
+    """The largest relative error of a contestant's results, or what is wrong with them.
+
+    Args:
+        results: by name.
+        expected: the right ones; what is not among them is not looked at.
+        tolerance: the largest error allowed.
+        of_gradients: the same for gradients, `tolerance` if None.
+    """
     worst = 0.0
     for name, right in expected.items():
         if name not in results:
@@ -74,12 +113,13 @@ def judge(results: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> floa
         given = results[name]
         if given.shape != right.shape:
             return Wrong(f"{name} has shape {tuple(given.shape)}, expected {tuple(right.shape)}")
+        allowed = of_gradients if of_gradients is not None and name.startswith("gradient") else tolerance
         difference, scale = (given.double() - right).abs().max().item(), right.abs().max().item()
         # Written so that NaN is an error too.
-        if not difference <= TOLERANCE * scale:
+        if not difference <= allowed * scale:
             return Wrong(
                 f"{name} is off by {difference:.2g} where its largest magnitude is {scale:.2g}; "
-                f"allowed is {TOLERANCE:g} of that"
+                f"allowed is {allowed:g} of that"
             )
         worst = max(worst, difference / scale if scale else 0.0)
     return worst
