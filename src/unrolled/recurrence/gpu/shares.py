@@ -65,23 +65,23 @@ def share_out(
         passed: blocks of H numbers that pass from program to program at a step.
     """
     padded = max(LEAST, 1 << (width - 1).bit_length())
-    of_a_unit = KERNELS[mode].rows * padded * dtype.itemsize
     # Exact products of float32 are no work for tensor cores: they take weights a few at a time, from the cache.
     exact = precision == "ieee"
-    room = 0 if exact else processors.shared_memory - _SPARE - passed * LEAST * padded * dtype.itemsize
+    block_k = min(padded, (_EXACT_ROW if exact else _ROW) // dtype.itemsize)
+    blocks, rows = -(-width // block_k), KERNELS[mode].rows
+    of_all = blocks * block_k * dtype.itemsize
+    room = 0 if exact else processors.shared_memory - _SPARE - passed * LEAST * of_all
     units = min(padded, 32 if width <= 512 else LEAST)
-    while units > LEAST and units * of_a_unit > room and not exact:
+    while units > LEAST and rows * units * of_all > room and not exact:
         units //= 2
-    held = units * of_a_unit <= room
+    held = rows * units * of_all <= room
     while -(-width // units) > processors.multiprocessors:
         units, held = 2 * units, False
-    row = _EXACT_ROW if exact else _ROW
     # Two blocks of what is read are on their way at a time.
-    least, of_a_byte = LEAST * dtype.itemsize, 2 * (KERNELS[mode].rows * units + passed * LEAST)
-    while not held and row > least and row * of_a_byte > processors.shared_memory - _SPARE:
-        row //= 2
-    block_k = min(padded, row // dtype.itemsize)
+    of_a_column = 2 * (rows * units + passed * LEAST) * dtype.itemsize
+    while not held and block_k > LEAST and block_k * of_a_column > processors.shared_memory - _SPARE:
+        block_k //= 2
     slices, groups = -(-width // units), -(-batch // LEAST)
     columns = max(1, min(groups, processors.multiprocessors // slices))
-    resident, stages = (padded // block_k, 2) if held else (0, 3)
+    resident, stages = (blocks, 2) if held else (0, 3)
     return Shares(LEAST, units, block_k, resident, slices, groups, columns, stages)
