@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from unrolled.recurrence.call import KERNELS
+from unrolled.recurrence.cells import CELLS
 
 
 class Processors(NamedTuple):
@@ -46,8 +47,8 @@ LEAST = 16
 # Bytes of a row of a block that is multiplied with at a time; less where products are exact, which unroll into many
 # instructions.
 _ROW, _EXACT_ROW = 256, 128
-# Of shared memory, for changes of layout.
-_SPARE = 4 << 10
+# Bytes of shared memory for changes of layout; what a mask is put on before it is multiplied changes its own too.
+_SPARE, _SPARE_FOR_MASK = 4 << 10, 28 << 10
 
 
 def share_out(
@@ -70,7 +71,8 @@ def share_out(
     block_k = min(padded, (_EXACT_ROW if exact else _ROW) // dtype.itemsize)
     blocks, rows = -(-width // block_k), KERNELS[mode].rows
     of_all = blocks * block_k * dtype.itemsize
-    room = 0 if exact else processors.shared_memory - _SPARE - passed * LEAST * of_all
+    free = processors.shared_memory - (_SPARE_FOR_MASK if "hidden" in CELLS[mode].masks else _SPARE)
+    room = 0 if exact else free - passed * LEAST * of_all
     units = min(padded, 32 if width <= 512 else LEAST)
     while units > LEAST and rows * units * of_all > room and not exact:
         units //= 2
@@ -79,7 +81,7 @@ def share_out(
         units, held = 2 * units, False
     # Two blocks of what is read are on their way at a time.
     of_a_column = 2 * (rows * units + passed * LEAST) * dtype.itemsize
-    while not held and block_k > LEAST and block_k * of_a_column > processors.shared_memory - _SPARE:
+    while not held and block_k > LEAST and block_k * of_a_column > free:
         block_k //= 2
     slices, groups = -(-width // units), -(-batch // LEAST)
     columns = max(1, min(groups, processors.multiprocessors // slices))
