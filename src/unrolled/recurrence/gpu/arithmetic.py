@@ -72,20 +72,8 @@ def factors(mask, t, row, unit, inside, step, distance):
 
 
 @triton.jit
-def of_units(values, unit, own, H: tl.constexpr, BLOCKS: tl.constexpr):
-    """BLOCKS of (1, UNITS) of a parameter with one number for each unit and block; zeros where there is none."""
-    parts = ()
-    for block in tl.static_range(BLOCKS):
-        if values is None:
-            parts = parts + (0.0,)
-        else:
-            parts = parts + (tl.load(values + block * H + unit, mask=own, other=0.0).to(tl.float32)[None, :],)
-    return parts
-
-
-@triton.jit
 def blocks(values, place, inside, H: tl.constexpr, BLOCKS: tl.constexpr):
-    """BLOCKS of (ROWS, UNITS) that stand side by side at a step; zeros where there are none."""
+    """BLOCKS of (ROWS, UNITS) that stand side by side, of a step or of a parameter; zeros where there are none."""
     parts = ()
     for block in tl.static_range(BLOCKS):
         if values is None:

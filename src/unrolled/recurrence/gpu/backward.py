@@ -17,7 +17,6 @@ from unrolled.recurrence.gpu.arithmetic import (
     meet,
     multiplied,
     not_told_apart,
-    of_units,
     store_blocks,
     tanh,
     weights_from,
@@ -137,7 +136,7 @@ def backward(
 ):
     unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     own = unit < H
-    sees = of_units(peephole, unit, own, H, 3)
+    sees = blocks(peephole, unit[None, :], own[None, :], H, 3)
     weights = ()
     for chunk in tl.static_range(RESIDENT):
         weights = weights + (weights_from(weight_hh, chunk * BLOCK_K + tl.arange(0, BLOCK_K), unit, H, BLOCKS),)

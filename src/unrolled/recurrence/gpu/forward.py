@@ -20,7 +20,6 @@ from unrolled.recurrence.gpu.arithmetic import (
     meet,
     multiplied,
     not_told_apart,
-    of_units,
     sigmoid,
     store_blocks,
     tanh,
@@ -105,7 +104,8 @@ def forward(
 ):
     unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     own = unit < H
-    bias, sees = of_units(bias_hh, unit, own, H, BLOCKS), of_units(peephole, unit, own, H, 3)
+    bias = blocks(bias_hh, unit[None, :], own[None, :], H, BLOCKS)
+    sees = blocks(peephole, unit[None, :], own[None, :], H, 3)
     weights = ()
     for chunk in tl.static_range(RESIDENT):
         weights = weights + (weights_to(weight_hh, chunk * BLOCK_K + tl.arange(0, BLOCK_K), unit, H, BLOCKS),)
