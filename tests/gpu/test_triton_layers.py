@@ -94,6 +94,28 @@ def trained(layer: Any, *args: Any, **options: Any) -> list[Tensor]:
     return results + list(torch.autograd.grad(weighed(results), list(layer.parameters())))
 
 
+@kinds
+def test_views_that_show_another_sign_are_read_as_they_are_shown(kind: str, calls: Calls) -> None:
+    def negative(tensor: Tensor) -> Tensor:
+        return torch._neg_view(-tensor.detach()).requires_grad_()
+
+    layer, x = made(kind), inputs()
+    for name, parameter in list(layer.named_parameters()):
+        setattr(layer, name, nn.Parameter(negative(parameter)))
+    assert layer.weight_hh_l0.is_neg()
+    states = [torch.randn(1, B, H).to(DEVICE) for _ in range(1 if kind in ("RNN", "GRU") else 2)]
+    grad = torch.randn(B, T, H).to(DEVICE)
+
+    def computed() -> list[Tensor]:
+        leaves = [negative(tensor) for tensor in (x, *states)]
+        shown, *hx = leaves
+        output, _ = layer(shown, hx[0] if len(hx) == 1 else tuple(hx))
+        return [output, *torch.autograd.grad(output, [*leaves, *layer.parameters()], negative(grad))]
+
+    close(*by_both(computed))
+    assert calls == ["forward", "backward"]
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "two layers, both ways": {"num_layers": 2, "bidirectional": True},

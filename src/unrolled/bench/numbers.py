@@ -48,7 +48,8 @@ class Numbers:
                 row.inputs, row.hidden, num_layers=row.layers, bidirectional=row.bidirectional, dtype=dtype
             )
         made.load_state_dict(self.weights)
-        return made.to(self.x.device)  # type: ignore[no-any-return]
+        placed: Layer = made.to(self.x.device)
+        return placed
 
     def input(self, phase: str, dtype: torch.dtype | None = None) -> Tensor:
         """x: (T, B, I) as a leaf of its own, in the phase's need of a gradient."""

@@ -192,7 +192,8 @@ def _parts(cells: Any, pattern: str) -> tuple[Array, ...] | None:
 
     def part(name: str) -> Array:
         cells = found.field(name)
-        return compute.if_else(compute.equal(cells, ""), "0", cells).cast(pa.int64()).to_numpy()  # type: ignore[no-any-return]
+        numbers: Array = compute.if_else(compute.equal(cells, ""), "0", cells).cast(pa.int64()).to_numpy()
+        return numbers
 
     year, a, b = part("y"), part("a"), part("b")
     hour, minute, second = part("h"), part("m"), part("s")

@@ -204,6 +204,17 @@ def extra(call: Call, name: str) -> Tensor | None:
     return call.extras[Weights._fields.index(name) - 4] if call.extras else None
 
 
+def rows_in_place(tensor: Tensor) -> Tensor:
+    """(T, B, ·) whose last dimension stands in memory without gaps; the distances between rows are free."""
+    tensor = tensor.resolve_neg()
+    return tensor if tensor.stride(2) == 1 or tensor.size(2) == 1 else tensor.contiguous()
+
+
+def contiguous(tensor: Tensor | None) -> Tensor | None:
+    """The numbers as they stand in memory, without gaps: a view may show them with another sign."""
+    return None if tensor is None else tensor.resolve_neg().contiguous()
+
+
 def projects_apart(call: Call) -> bool:
     """Whether the kernel is given the input's part projected: it is normalised over all units at once."""
     return call.mode == "LSTM_LAYER_NORM"

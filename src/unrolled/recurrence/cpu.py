@@ -26,7 +26,7 @@ from unrolled.recurrence.call import KERNELS as KERNELS
 from unrolled.recurrence.call import Call as Call
 from unrolled.recurrence.call import Forward as Forward
 from unrolled.recurrence.call import Gradients as Gradients
-from unrolled.recurrence.call import extra, projects_apart
+from unrolled.recurrence.call import contiguous, extra, projects_apart, rows_in_place
 from unrolled.recurrence.call import misfit as misfit
 from unrolled.recurrence.call import sizes as sizes
 from unrolled.recurrence.call import total_sizes as total_sizes
@@ -178,21 +178,11 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _rows_in_place(tensor: Tensor) -> Tensor:
-    """(T, B, ·) whose last dimension stands without gaps; the distances between rows are free."""
-    tensor = tensor.resolve_neg()
-    return tensor if tensor.stride(2) == 1 or tensor.size(2) == 1 else tensor.contiguous()
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.resolve_neg().contiguous()
-
-
 def _described(
     call: Call, output: Tensor, cells: Tensor | None, gates: Tensor | None
 ) -> tuple[_LayerCall, tuple[Tensor | None, ...]]:
     """The call as the library takes it, and the tensors that must live until it has been made."""
-    x, rest = _rows_in_place(call.x), tuple(map(_contiguous, call[1:8]))
+    x, rest = rows_in_place(call.x), tuple(map(contiguous, call[1:8]))
     reset, variation, others = _variation(call)
     steps, batch, inputs = x.shape
     x_step, x_row, _ = x.stride()
@@ -228,9 +218,9 @@ def _variation(call: Call) -> tuple[int, tuple[int, ...], tuple[Tensor | None, .
     """The address of `reset`, the numbers of a variation, and the tensors that must live for them."""
     if not (call.extras or call.masks or call.reset is not None):
         return 0, (), ()
-    reset = _contiguous(call.reset)
-    extras = [_contiguous(extra(call, name)) for name in ("peephole", "norm_hh", "norm_cell", "norm_bias")]
-    masks = [None if mask is None else _rows_in_place(mask) for mask in call.masks or NO_MASKS]
+    reset = contiguous(call.reset)
+    extras = [contiguous(extra(call, name)) for name in ("peephole", "norm_hh", "norm_cell", "norm_bias")]
+    masks = [None if mask is None else rows_in_place(mask) for mask in call.masks or NO_MASKS]
     numbers = [*map(_address, extras)]
     for mask in masks:
         numbers.extend((0, 0, 0) if mask is None else (mask.data_ptr(), *mask.stride()[:2]))
@@ -304,8 +294,8 @@ def backward(
     empty = call.x.new_empty
     if steps * batch == 0:
         return products.nothing_seen(call, grads, need_x, need_weights, need_totals)
-    grad_output = None if grads[0] is None else _rows_in_place(grads[0])
-    grad_final_hidden, grad_final_cell, grad_cells, grad_gates = map(_contiguous, grads[1:])
+    grad_output = None if grads[0] is None else rows_in_place(grads[0])
+    grad_final_hidden, grad_final_cell, grad_cells, grad_gates = map(contiguous, grads[1:])
     layer, alive = _described(call, output, cells if has_cell else None, gates if stored else None)
     grad_hidden = empty((batch, hidden_size))
     grad_cell = empty((batch, hidden_size)) if has_cell else None

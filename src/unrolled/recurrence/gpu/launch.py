@@ -15,7 +15,18 @@ from torch import Tensor
 
 from unrolled.recurrence import call as calls
 from unrolled.recurrence import products
-from unrolled.recurrence.call import KERNELS, Call, Forward, Gradients, Kind, extra, sizes, total_sizes
+from unrolled.recurrence.call import (
+    KERNELS,
+    Call,
+    Forward,
+    Gradients,
+    Kind,
+    contiguous,
+    extra,
+    rows_in_place,
+    sizes,
+    total_sizes,
+)
 from unrolled.recurrence.cells import CELLS, NO_MASKS, Masks, Weights
 from unrolled.recurrence.gpu.available import MODES, WIDEST
 from unrolled.recurrence.gpu.backward import backward as backward_kernel
@@ -81,19 +92,17 @@ def _launched(kernel: Any, call: Call, passed: int, **arguments: Any) -> None:
 
 def _given(call: Call) -> dict[str, Any]:
     """What both kernels are given of a call."""
-    reset = None if call.reset is None else call.reset.contiguous().view(torch.uint8)
-    lengths = None if call.lengths is None else call.lengths.contiguous()
-    peephole = extra(call, "peephole")
+    reset = contiguous(call.reset)
     found: dict[str, Any] = {
         "weight_hh": _aligned(call.weight_hh),
-        "peephole": None if peephole is None else peephole.contiguous(),
-        "lengths": lengths,
-        "reset": reset,
+        "peephole": contiguous(extra(call, "peephole")),
+        "lengths": contiguous(call.lengths),
+        "reset": None if reset is None else reset.view(torch.uint8),
         "counters": torch.zeros(-(-call.x.size(1) // LEAST), dtype=torch.int32, device=call.x.device),
     }
     for name, mask in zip(Masks._fields, call.masks or NO_MASKS, strict=True):
         name = {"hidden": "hidden_mask", "candidate": "candidate_mask"}.get(name, name)
-        rows = None if mask is None else _rows_in_place(mask)
+        rows = None if mask is None else rows_in_place(mask)
         step, row = (0, 0) if rows is None else rows.stride()[:2]
         found |= {name: rows, f"{name}_step": step, f"{name}_row": row}
     return found
@@ -119,20 +128,15 @@ def misfit(call: Call) -> str | None:
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _rows_in_place(tensor: Tensor) -> Tensor:
-    """(T, B, ·) whose last dimension stands without gaps; the distances between rows are free."""
-    return tensor if tensor.stride(2) == 1 or tensor.size(2) == 1 else tensor.contiguous()
-
-
 def _aligned(tensor: Tensor) -> Tensor:
     """Contiguous from a multiple of 16 bytes on: for other places a slower kernel would be compiled."""
-    found = tensor.contiguous()
+    found = tensor.resolve_neg().contiguous()
     return found.clone() if found.data_ptr() % 16 else found
 
 
 def _float32(tensor: Tensor) -> Tensor:
     """A contiguous copy."""
-    return tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    return tensor.resolve_neg().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def forward(call: Call, keep: bool) -> Forward:
@@ -152,14 +156,13 @@ def forward(call: Call, keep: bool) -> Forward:
         with torch.autocast(x.device.type, enabled=False):
             gates_x = CELLS[call.mode].project(x, weights).contiguous()
         gates = _room_for_gates(gates_x, stored * width)
-        bias_hh = None if call.bias_hh is None else call.bias_hh.contiguous()
         _launched(
             forward_kernel,
             call,
             1,
             **_given(call),
             gates_x=gates_x,
-            bias_hh=bias_hh,
+            bias_hh=contiguous(call.bias_hh),
             hidden=hidden,
             cell=cell,
             exchange=exchange,
@@ -206,26 +209,24 @@ def backward(
     # Without either, a gradient reaches the hidden state before a step through the product alone.
     carries = _carries_hidden(call) or call.lengths is not None
     output, cells, gates = (tensor.contiguous() for tensor in kept)
-    grad_output = None if grads[0] is None else _rows_in_place(grads[0])
+    grad_output = None if grads[0] is None else rows_in_place(grads[0])
     zeros = x.new_zeros((batch, width), dtype=torch.float32)
     grad_hidden = zeros if grads[1] is None else _float32(grads[1])
     grad_cell = None
     if has_cell:
         grad_cell = zeros.clone() if grads[2] is None else _float32(grads[2])
-    grad_cells, grad_gates = (None if grad is None else grad.contiguous() for grad in grads[3:])
+    grad_cells, grad_gates = map(contiguous, grads[3:])
     pre = x.new_empty((steps, batch, of_mode.pre * width))
-    shapes = total_sizes(call)
-    counts = [math.prod(shape) for shape in shapes]
+    counts = [math.prod(shape) for shape in total_sizes(call)]
     totals = x.new_empty(sum(counts), dtype=torch.float32) if need_totals else None
     parts = [None] * 3 if totals is None else [part if part.numel() else None for part in totals.split(counts)]
-    given = _given(call)
     _launched(
         backward_kernel,
         call,
         of_mode.rows,
-        **given,
-        initial_hidden=call.hidden.contiguous(),
-        initial_cell=None if call.cell is None else call.cell.contiguous(),
+        **_given(call),
+        initial_hidden=contiguous(call.hidden),
+        initial_cell=contiguous(call.cell),
         output=output,
         cells=cells if has_cell else None,
         gates=gates if of_mode.stored else None,
@@ -252,8 +253,8 @@ def backward(
             found["peephole"] = found["peephole"].to(x.dtype)  # its sums are formed with the cells, in float32
         if need_weights and call.bias_ih is not None:
             found |= _of_biases(call, pre)
-    zero = Gradients(None, grad_hidden.to(x.dtype), None, None, None, None, None, totals)
-    return zero._replace(cell=None if grad_cell is None else grad_cell.to(x.dtype), **found)
+    states = grad_hidden.to(x.dtype), None if grad_cell is None else grad_cell.to(x.dtype)
+    return Gradients(None, *states, None, None, None, None, totals)._replace(**found)
 
 
 def _through_first_product(call: Call, pre: Tensor) -> Tensor:
